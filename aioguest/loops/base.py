@@ -1,0 +1,73 @@
+"""The loop interface: what a run needs of one asyncio loop. One implementation a kind of loop."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from typing import Any, Callable, Optional
+
+
+class Stepper(ABC):
+    """Drives one asyncio loop by hand: enter, step, leave.
+
+    Between :meth:`start` and :meth:`close` the loop says that it is running; only between
+    :meth:`enter` and :meth:`leave` is it this thread's running loop.
+
+    Guarantees:
+    - `on_work` is called, on the loop's thread, whenever something outside a tick gave
+      the loop work that its descriptor does not show (``call_soon()`` and its like).
+    - :meth:`block` and :meth:`wake` may be called from any thread.
+    """
+
+    loop: asyncio.AbstractEventLoop
+
+    @abstractmethod
+    def start(self, on_work: Callable[[], None]) -> None:
+        """Begin the run, on the calling thread. The loop is left, not entered."""
+
+    @abstractmethod
+    def enter(self) -> None:
+        """Make the loop the running one, and asyncio the current library."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Restore everything that :meth:`enter` found."""
+
+    @abstractmethod
+    def step(self) -> bool:
+        """Run one iteration without blocking. Returns False if the loop is now idle."""
+
+    @abstractmethod
+    def step_blocking(self) -> None:
+        """Run one iteration that waits for work: for a run without a host."""
+
+    @abstractmethod
+    def take_stop(self) -> bool:
+        """Whether ``loop.stop()`` was called since this was last asked."""
+
+    @abstractmethod
+    def timeout(self) -> Optional[float]:
+        """Seconds until the next timer (0 or more), None if there is none."""
+
+    @abstractmethod
+    def fileno(self) -> Optional[int]:
+        """A descriptor that is readable whenever the loop has I/O to handle, or None."""
+
+    @abstractmethod
+    def block(self, timeout: Optional[float]) -> Any:
+        """Block up to `timeout` seconds until there is I/O, and leave it there.
+
+        Returns something true if there is I/O.
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make :meth:`block` return."""
+
+    @abstractmethod
+    def adopt(self) -> None:
+        """The calling thread is the loop's thread from now on."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the run: undo :meth:`start` and close the loop."""

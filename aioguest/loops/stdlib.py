@@ -1,0 +1,339 @@
+"""Steps the standard library's loops: the selector loops and the proactor loop.
+
+This is the only file that touches asyncio's private names. What it relies on:
+
+    name                                   3.8-3.12  3.13-3.15  used for
+    -------------------------------------  --------  ---------  ---------------------------
+    _run_once()                            yes       yes        one iteration
+    _ready, _scheduled, _stopping          yes       yes        is there work, and when
+    _selector (a proactor, there)          yes       yes        poll without blocking
+    _thread_id                             yes       yes        is_running() between ticks
+    _csock, _write_to_self()               yes       yes        wake, signal descriptor
+    _signal_handlers, _process_self_data   yes       yes        signals (Unix)
+    _asyncgen_{firstiter,finalizer}_hook   yes       yes        async generators
+    _set_coroutine_origin_tracking()       yes       yes        debug mode
+    _loop_self_reading(), _proactor        yes       yes        the proactor's self-pipe
+
+How an iteration is made not to block: ``_run_once()`` works out how long to wait and calls
+``self._selector.select(timeout)``. With work ready it passes 0 by itself and runs as it is.
+Without, ``select`` is replaced for that one call by a poll that notes what it found, so the
+timeout, the order and the processing stay asyncio's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import selectors
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from logging import getLogger
+from typing import Any, Callable, Iterator, Optional
+
+import sniffio
+
+from ._wakeup import Borrowed
+from .base import Stepper
+
+logger = getLogger("aioguest")
+
+_MISSING = object()
+_MAXIMUM_TIMEOUT = 24 * 3600.0  # asyncio's own MAXIMUM_SELECT_TIMEOUT
+_thread_local = sniffio.thread_local
+
+
+class StdlibStepper(Stepper):
+    """Steps one ``asyncio.BaseEventLoop`` over a selector whose state is in the kernel.
+
+    What the loop's attributes say, and when:
+
+        attribute               in a tick   between ticks  before start, after close
+        ----------------------  ----------  -------------  -------------------------
+        _thread_id              our thread  our thread     None
+        call_soon and its like  the loop's  ours           the loop's
+        add_signal_handler      ours        ours           the loop's
+        running loop (thread)   the loop    the host's     the host's
+    """
+
+    def __init__(self, loop: Any, ambient: bool) -> None:
+        self.loop = loop
+        self._ambient = ambient
+        self._busy = False
+        self._borrowed: Optional[Borrowed] = None
+        self._outer: Any = None
+
+    def start(self, on_work: Callable[[], None]) -> None:
+        loop = self.loop
+        self._on_work = on_work
+        self._between_ticks = [
+            ("call_soon", self._hook(loop.call_soon)),
+            ("call_at", self._hook(loop.call_at)),
+            ("stop", self._hook(loop.stop)),
+            ("create_task", self._create_task),
+        ]
+        self._loop_create_task = loop.create_task
+        self._loop_signals = (
+            loop.add_signal_handler,
+            loop.remove_signal_handler,
+            getattr(loop, "_process_self_data", None),
+        )
+        loop.add_signal_handler = self._add_signal_handler
+        loop.remove_signal_handler = self._remove_signal_handler
+        loop._process_self_data = self._process_self_data
+        self.adopt()
+        self._install_hooks()
+
+    def adopt(self) -> None:
+        self.loop._thread_id = threading.get_ident()
+
+    def enter(self) -> None:
+        loop = self.loop
+        for name, _ in self._between_ticks:
+            delattr(loop, name)
+        self._outer = (
+            asyncio._get_running_loop(),
+            _thread_local.name,
+            sys.get_asyncgen_hooks(),
+        )
+        asyncio._set_running_loop(loop)
+        _thread_local.name = "asyncio"
+        sys.set_asyncgen_hooks(
+            firstiter=loop._asyncgen_firstiter_hook, finalizer=loop._asyncgen_finalizer_hook
+        )
+        if loop._debug:
+            loop._set_coroutine_origin_tracking(True)
+
+    def leave(self) -> None:
+        loop = self.loop
+        running, _thread_local.name, hooks = self._outer
+        self._outer = None
+        if loop._coroutine_origin_tracking_enabled:
+            loop._set_coroutine_origin_tracking(False)
+        sys.set_asyncgen_hooks(*hooks)
+        if self._ambient and loop._thread_id is not None and running is None:
+            running = loop
+        elif running is loop and loop._thread_id is None:
+            running = None
+        asyncio._set_running_loop(running)
+        if loop._thread_id is not None:
+            self._install_hooks()
+
+    def step(self) -> bool:
+        loop = self.loop
+        if loop._ready or loop._stopping:
+            loop._run_once()
+            return True
+        selector = loop._selector
+        self._shadowed = vars(selector).get("select", _MISSING)
+        self._select = selector.select
+        selector.select = self._poll
+        try:
+            loop._run_once()
+        finally:
+            if self._select is not None:
+                self._unhook_select()
+        return self._busy or bool(loop._ready) or loop._stopping
+
+    def _poll(self, timeout: Optional[float]) -> Any:
+        """Stands in for ``select()`` once, in an iteration that found nothing ready."""
+        select = self._select
+        self._unhook_select()
+        events = select(0)
+        self._busy = bool(events) or timeout == 0
+        return events
+
+    def _unhook_select(self) -> None:
+        selector = self.loop._selector
+        if self._shadowed is _MISSING:
+            del selector.select
+        else:
+            selector.select = self._shadowed
+        self._select: Any = None
+
+    def step_blocking(self) -> None:
+        self.loop._run_once()
+
+    def take_stop(self) -> bool:
+        stopping: bool = self.loop._stopping
+        self.loop._stopping = False
+        return stopping
+
+    def timeout(self) -> Optional[float]:
+        scheduled = self.loop._scheduled
+        if not scheduled:
+            return None
+        delay: float = scheduled[0]._when - self.loop.time()
+        return min(max(0.0, delay), _MAXIMUM_TIMEOUT)
+
+    def fileno(self) -> Optional[int]:
+        if isinstance(self.loop._selector, getattr(selectors, "DevpollSelector", ())):
+            return None  # /dev/poll cannot itself be polled.
+        fd: int = self.loop._selector.fileno()
+        return fd
+
+    def block(self, timeout: Optional[float]) -> Any:
+        # The kernel's readiness is level-triggered: what is found here, and thrown away,
+        # is found again by the step that follows on the loop's own thread.
+        return self.loop._selector.select(timeout)
+
+    def wake(self) -> None:
+        self.loop._write_to_self()
+
+    def close(self) -> None:
+        loop = self.loop
+        loop._thread_id = None
+        try:
+            loop.close()
+        finally:
+            for name in ("add_signal_handler", "remove_signal_handler", "_process_self_data"):
+                delattr(loop, name)
+
+    # Between ticks: whatever gives the loop work must wake it.
+
+    def _install_hooks(self) -> None:
+        loop = self.loop
+        for name, hook in self._between_ticks:
+            setattr(loop, name, hook)
+
+    def _hook(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def hook(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            traceback = getattr(result, "_source_traceback", None)
+            if traceback:
+                del traceback[-1]  # Our own frame; asyncio removes its own likewise.
+            if threading.get_ident() == self.loop._thread_id:
+                self._on_work()
+            return result
+
+        return hook
+
+    def _create_task(self, *args: Any, **kwargs: Any) -> Any:
+        # An eager task runs at once if the loop is running. Not in the host's time.
+        loop = self.loop
+        thread_id, loop._thread_id = loop._thread_id, None
+        try:
+            task = self._loop_create_task(*args, **kwargs)
+        finally:
+            loop._thread_id = thread_id
+        self._on_work()
+        return task
+
+    # Signals: asyncio takes the process's wake-up descriptor and leaves -1 behind.
+
+    def _add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
+        add, _, _ = self._loop_signals
+        if self._borrowed is not None or threading.current_thread() is not threading.main_thread():
+            return add(sig, callback, *args)  # type: ignore[no-any-return]
+        borrowed = Borrowed(self.loop._csock.fileno())
+        try:
+            add(sig, callback, *args)
+        except BaseException:
+            borrowed.give_back(borrowed.fd)
+            raise
+        self._borrowed = borrowed
+
+    def _remove_signal_handler(self, sig: int) -> Any:
+        _, remove, _ = self._loop_signals
+        if self._borrowed is None:
+            return remove(sig)
+        handlers = self.loop._signal_handlers
+        if threading.current_thread() is not threading.main_thread():
+            # Only when an abandoned run is wound down by another thread. Signals belong
+            # to the main one: the handler, which does nothing by itself, must stay.
+            logger.warning("cannot restore the handler of signal %d outside the main thread", sig)
+            return handlers.pop(sig, None) is not None
+        current = signal.set_wakeup_fd(-1)
+        try:
+            return remove(sig)
+        finally:
+            if handlers:
+                signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+            else:
+                borrowed, self._borrowed = self._borrowed, None
+                borrowed.give_back(current)
+
+    def _process_self_data(self, data: bytes) -> None:
+        _, _, process = self._loop_signals
+        process(data)  # type: ignore[misc]
+        if self._borrowed is not None:
+            handlers = self.loop._signal_handlers
+            others = bytes(number for number in data if number and number not in handlers)
+            if others:
+                self._borrowed.pass_on(others)
+
+
+class ProactorStepper(StdlibStepper):
+    """Steps the proactor loop, whose "selector" is a completion port."""
+
+    def start(self, on_work: Callable[[], None]) -> None:
+        super().start(on_work)
+        if self.loop._self_reading_future is None:
+            self.loop.call_soon(self.loop._loop_self_reading)
+
+    def fileno(self) -> Optional[int]:
+        return None
+
+    def block(self, timeout: Optional[float]) -> Any:
+        import _overlapped  # type: ignore[import-not-found,unused-ignore]  # Windows
+
+        port = self.loop._proactor._iocp
+        milliseconds = 0xFFFFFFFF if timeout is None else math.ceil(timeout * 1000)
+        status = _overlapped.GetQueuedCompletionStatus(port, milliseconds)
+        if status is not None:
+            # Taken off the port to look at it; put back for the loop's own thread. The
+            # error is not lost: asyncio reads it from the OVERLAPPED structure.
+            _, transferred, key, address = status
+            _overlapped.PostQueuedCompletionStatus(port, transferred, key, address)
+        return status
+
+    def close(self) -> None:
+        loop = self.loop
+        future = loop._self_reading_future
+        if future is not None:
+            # As run_forever() does at its end: cancelled, and never to be waited for.
+            overlapped = future._ov
+            future.cancel()
+            if overlapped is not None:
+                loop._proactor._unregister(overlapped)
+            loop._self_reading_future = None
+        super().close()
+
+
+def new_stepper(loop: Any, ambient: bool) -> Stepper:
+    """The stepper for `loop`. Raises TypeError or ValueError for a loop that has none."""
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        raise TypeError(
+            f"aioguest cannot step a loop of type {type(loop).__module__}.{type(loop).__name__}: "
+            "use one of the standard library's loops "
+            "(loop_factory=asyncio.SelectorEventLoop, or ProactorEventLoop on Windows)"
+        )
+    if hasattr(loop, "_proactor"):
+        return ProactorStepper(loop, ambient)
+    selector = getattr(loop, "_selector", None)
+    if not callable(getattr(selector, "fileno", None)):
+        raise ValueError(
+            f"aioguest cannot wait on a {type(selector).__name__} from outside the loop: only "
+            "selectors whose state is in the kernel can be changed while they wait. "
+            "Use selectors.DefaultSelector() (epoll, kqueue or /dev/poll) instead"
+        )
+    return StdlibStepper(loop, ambient)
+
+
+@contextmanager
+def without_current_task() -> Iterator[None]:
+    """Set aside the task that the host (an asyncio loop) is running, if it is in one.
+
+    Python 3.14 enters no task of a loop while this thread is in a task of another one.
+    """
+    host = asyncio._get_running_loop()
+    swap = getattr(asyncio.tasks, "_swap_current_task", None)  # 3.12
+    if host is None or swap is None:
+        yield
+        return
+    task = swap(host, None)
+    try:
+        yield
+    finally:
+        swap(host, task)
