@@ -37,6 +37,12 @@ class Waiter(ABC):
 class Watch(ABC):
     """One descriptor and one timer that a host watches for a guest."""
 
+    def arm(self) -> None:  # noqa: B027  # an optional hook
+        """The guest is idle: from now until ``waiter.on_readable()`` the descriptor matters.
+
+        For hosts whose watches fire once. Others may ignore it (the default).
+        """
+
     @abstractmethod
     def set_timer(self, delay: float) -> None:
         """Call ``waiter.on_timer()`` once, `delay` seconds from now (0 or more).

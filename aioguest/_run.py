@@ -56,7 +56,7 @@ from typing import (
 from . import _asyncgens
 from ._host import CallbackHost, Host
 from ._life import Life
-from .loops.base import Stepper
+from .loops.base import Progress, Stepper
 from .loops.stdlib import new_stepper, without_current_task
 from .waits.base import Wait
 from .waits.readiness import ReadinessWait
@@ -126,7 +126,6 @@ class Run:
     ) -> None:
         self.host = host
         self.ticks = 0
-        self.iterations = 0
         self.error: Optional[BaseException] = None  # the next tick begins with it
         self._stepper = stepper
         self._life = Life(stepper.loop, main, self._close)
@@ -165,7 +164,7 @@ class Run:
         if not self._driver.acquire(blocking=False):
             return  # Another thread has found it abandoned, and drives it to its end.
         stepper, life = self._stepper, self._life
-        over = False
+        over, progress = False, Progress.BUSY
         try:
             if self.state is State.OVER:
                 return
@@ -178,14 +177,12 @@ class Run:
                 while True:
                     try:
                         if error is None:
-                            self.iterations += 1
-                            busy = stepper.step()
-                            over = stepper.take_stop() and life.proceed()
+                            progress = stepper.run(end)
+                            over = progress is Progress.STOPPED and life.proceed()
                         else:
-                            busy = True
-                            over = life.proceed(error)
-                            error = None
-                        if over or not busy or time.monotonic() >= end:
+                            failure, error = error, None
+                            over = life.proceed(failure)
+                        if over or progress is Progress.IDLE or time.monotonic() >= end:
                             break
                     except BaseException as exc:
                         error = exc
@@ -199,11 +196,11 @@ class Run:
             self._forget()
             assert life.outcome is not None
             self._done_callback(life.outcome)
-        elif busy:
+        elif progress is Progress.IDLE:
+            self._wait_for_work()
+        else:
             self.state = State.POSTED
             self._post(_Ticket(self))
-        else:
-            self._wait_for_work()
 
     def _wait_for_work(self) -> None:
         ticket = _Ticket(self)
@@ -301,11 +298,11 @@ class Run:
                 over = False
                 while not over:
                     try:
-                        stepper.step_blocking()
+                        stepper.run_blocking()
                     except BaseException as exc:
                         over = life.proceed(exc)
                     else:
-                        over = stepper.take_stop() and life.proceed()
+                        over = life.proceed()
             finally:
                 stepper.leave()
 
@@ -359,7 +356,7 @@ def statistics(loop: asyncio.AbstractEventLoop) -> Statistics:
     run = _runs.get(id(loop))
     if run is None:
         raise ValueError(f"{loop!r} is not the loop of a guest that runs now")
-    return Statistics(run.ticks, run.iterations)
+    return Statistics(run.ticks, run._stepper.iterations)
 
 
 # Coroutines that were started and may not have run yet: no other mark tells.
@@ -374,8 +371,10 @@ def _check_coroutine(coro: Any, args: Any) -> bool:
                 "start_guest_run() got positional arguments beside a coroutine: pass the async "
                 "function and its arguments, or the coroutine alone"
             )
-        if coro in _started or inspect.iscoroutine(coro) and (
-            inspect.getcoroutinestate(coro) != inspect.CORO_CREATED
+        if (
+            coro in _started
+            or inspect.iscoroutine(coro)
+            and (inspect.getcoroutinestate(coro) != inspect.CORO_CREATED)
         ):
             raise RuntimeError(
                 f"the coroutine {coro!r} was started before, and a coroutine runs only once: "
@@ -541,7 +540,9 @@ def start_guest_run(
         is_coroutine = _check_coroutine(function, args)
         the_host = _check_host(host, run_sync_soon_threadsafe, run_sync_soon_not_threadsafe)
         if not callable(done_callback):
-            raise TypeError(f"done_callback must be a function of one outcome, not {done_callback!r}")
+            raise TypeError(
+                f"done_callback must be a function of one outcome, not {done_callback!r}"
+            )
         budget = _check_budget(tick_budget)
         stepper = _new_loop(loop_factory, ambient)
     except BaseException:

@@ -1,9 +1,9 @@
 """An asyncio loop as the host: one loop as the guest of another one, of uvloop too.
 
-    from aioguest.hosts.asyncio import run_asyncio
+from aioguest.hosts.asyncio import run_asyncio
 
-    async def main():                      # on uvloop, say
-        return await run_asyncio(other)    # on a loop of its own, in the same thread
+async def main():                      # on uvloop, say
+    return await run_asyncio(other)    # on a loop of its own, in the same thread
 """
 
 from __future__ import annotations

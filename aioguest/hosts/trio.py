@@ -18,29 +18,17 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextvars
 import math
 import sys
 from contextlib import asynccontextmanager
-from typing import (
-    Any,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Deque,
-    Dict,
-    Generic,
-    Optional,
-    TypeVar,
-)
+from typing import Any, AsyncIterator, Callable, Deque, Optional, TypeVar
 
-import outcome
-import sniffio
 import trio
 
 from .._host import Host, Waiter, Watch
-from .._run import AsyncFn, start_guest_run
+from .._run import AsyncFn
+from ._trio_channel import Channel
+from ._trio_guest import Guest, current_guest
 
 T = TypeVar("T")
 
@@ -52,13 +40,46 @@ class TrioHost(Host):
 
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
+        self._todo: Deque[Callable[[], Any]] = collections.deque()
+        self._poster: Optional[trio.lowlevel.Task] = None
+        self._parked = False
 
     def run_sync_soon_threadsafe(self, fn: Callable[[], Any]) -> Any:
         self._token.run_sync_soon(fn)
 
+    def run_sync_soon_not_threadsafe(self, fn: Callable[[], Any]) -> Any:
+        if self._poster is None:
+            self._poster = trio.lowlevel.spawn_system_task(self._post, name="aioguest.post")
+        self._todo.append(fn)
+        if self._parked:
+            self._parked = False
+            trio.lowlevel.reschedule(self._poster)
+
+    async def _post(self) -> None:
+        # A tenth of what the token's queue costs, which has to wake Trio by a socket.
+        todo = self._todo
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            self._parked = False
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        try:
+            while True:
+                for _ in range(len(todo)):
+                    todo.popleft()()
+                if todo:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                else:
+                    self._parked = True
+                    await trio.lowlevel.wait_task_rescheduled(abort)
+        finally:
+            # Trio is ending. From now on its token says so; what is here gets abandoned.
+            self.run_sync_soon_not_threadsafe = self._token.run_sync_soon  # type: ignore
+            todo.clear()
+
     def watch(self, fd: int, waiter: Waiter) -> Optional[Watch]:
         if sys.platform == "win32":
-            return None  # There a proactor loop has no descriptor, and a selector loop no way.
+            return None  # Trio waits there for sockets only.
         return _TrioWatch(fd, waiter)
 
 
@@ -72,19 +93,36 @@ class _TrioWatch(Watch):
         self._fd = fd
         self._waiter = waiter
         self._closed = False
+        self._armed = True
+        self._parked = False
         self._reading = trio.CancelScope()
         self._timing: Optional[trio.CancelScope] = None
         self._deadline = math.inf
-        trio.lowlevel.spawn_system_task(self._read, name="aioguest.watch")
+        self._reader = trio.lowlevel.spawn_system_task(self._read, name="aioguest.watch")
+
+    def arm(self) -> None:
+        self._armed = True
+        if self._parked:
+            self._parked = False
+            trio.lowlevel.reschedule(self._reader)
 
     async def _read(self) -> None:
         waiter, fd = self._waiter, self._fd
         wait_readable = trio.lowlevel.wait_readable
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            self._parked = False
+            return trio.lowlevel.Abort.SUCCEEDED
+
         try:
             with self._reading:
-                while not self._closed:
+                while True:
                     await wait_readable(fd)
+                    self._armed = False
                     waiter.on_readable()
+                    if not self._armed:  # The guest is busy for longer than one tick.
+                        self._parked = True
+                        await trio.lowlevel.wait_task_rescheduled(abort)
         finally:
             if not self._closed:
                 waiter.on_host_end()  # Trio cancels its system tasks when main has ended.
@@ -111,3 +149,69 @@ class _TrioWatch(Watch):
         self._reading.cancel()
         if self._timing is not None:
             self._timing.cancel()
+
+
+async def run_asyncio(coro: AsyncFn[T], *args: Any, **options: Any) -> T:
+    """Run an asyncio program to its end inside this Trio task: ``asyncio.run()`` as a guest.
+
+    If Trio cancels the caller (a deadline, say), the program's main task is cancelled and
+    the program ends in its own order; then Trio's ``Cancelled`` comes out. A main task that
+    returns or raises something else in spite of it hands that out, and an
+    ``asyncio.CancelledError`` for which Trio did not ask comes out as it is.
+
+    Args:
+        coro: a coroutine, or an async function to be called with `args`.
+        options: ``debug``, ``loop_factory``, ``task_factory``, ``context``,
+            ``tick_budget``: see :func:`aioguest.start_guest_run`.
+
+    Returns:
+        What the coroutine returns; what it raises is raised, with its traceback.
+
+    Example::
+
+        page = await run_asyncio(fetch_with_aiohttp, "http://localhost:8080/")
+    """
+    guest = Guest()
+    caller = trio.lowlevel.current_task()
+    raise_cancel: Any = None
+    guest._on_end = lambda: trio.lowlevel.reschedule(caller)
+    main = guest._start(TrioHost(), coro, args, options)
+
+    def abort(raise_it: Any) -> trio.lowlevel.Abort:
+        nonlocal raise_cancel
+        raise_cancel = raise_it
+        main.cancel()
+        return trio.lowlevel.Abort.FAILED
+
+    await trio.lowlevel.wait_task_rescheduled(abort)
+    assert guest.outcome is not None
+    if raise_cancel is not None and isinstance(
+        getattr(guest.outcome, "error", None), asyncio.CancelledError
+    ):
+        raise_cancel()
+    value: T = guest.outcome.unwrap()
+    return value
+
+
+@asynccontextmanager
+async def open_guest(**options: Any) -> AsyncIterator[Guest]:
+    """A long-lived asyncio loop inside Trio: ``async with open_guest() as guest``.
+
+    At the end of the block the guest ends as ``asyncio.run()`` would: what still runs in
+    it is cancelled and awaited. If the guest breaks before (a KeyboardInterrupt or
+    SystemExit out of a callback, an error of its selector), the block is cancelled and the
+    error comes out.
+
+    Args:
+        options: as for :func:`run_asyncio`.
+    """
+    guest = Guest()
+    guest._start(TrioHost(), guest._serve, (), options)
+    with trio.CancelScope() as scope:
+        guest._on_end = scope.cancel
+        try:
+            yield guest
+        finally:
+            await guest._close()
+            assert guest.outcome is not None
+            guest.outcome.unwrap()

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from enum import Enum
 from typing import Any, Callable, Optional
 
 
+class Progress(Enum):
+    """Why :meth:`Stepper.run` returned."""
+
+    IDLE = "idle"  # nothing to do before I/O or the next timer
+    BUSY = "busy"  # there is more to do, but the time is up
+    STOPPED = "stopped"  # loop.stop() was called
+
+
 class Stepper(ABC):
-    """Drives one asyncio loop by hand: enter, step, leave.
+    """Drives one asyncio loop by hand: enter, run, leave.
 
     Between :meth:`start` and :meth:`close` the loop says that it is running; only between
     :meth:`enter` and :meth:`leave` is it this thread's running loop.
@@ -20,6 +29,7 @@ class Stepper(ABC):
     """
 
     loop: asyncio.AbstractEventLoop
+    iterations: int  # run so far
 
     @abstractmethod
     def start(self, on_work: Callable[[], None]) -> None:
@@ -34,16 +44,16 @@ class Stepper(ABC):
         """Restore everything that :meth:`enter` found."""
 
     @abstractmethod
-    def step(self) -> bool:
-        """Run one iteration without blocking. Returns False if the loop is now idle."""
+    def run(self, end: float) -> Progress:
+        """Run iterations without blocking until one of these, and say which.
+
+        `end` is a moment of ``time.monotonic()``; at least one iteration is run. What
+        comes out of the loop (of its selector, or a KeyboardInterrupt) is raised.
+        """
 
     @abstractmethod
-    def step_blocking(self) -> None:
-        """Run one iteration that waits for work: for a run without a host."""
-
-    @abstractmethod
-    def take_stop(self) -> bool:
-        """Whether ``loop.stop()`` was called since this was last asked."""
+    def run_blocking(self) -> None:
+        """Run iterations that wait for work until ``loop.stop()``: a run without a host."""
 
     @abstractmethod
     def timeout(self) -> Optional[float]:

@@ -28,6 +28,7 @@ import selectors
 import signal
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from logging import getLogger
 from typing import Any, Callable, Iterator, Optional
@@ -35,11 +36,10 @@ from typing import Any, Callable, Iterator, Optional
 import sniffio
 
 from ._wakeup import Borrowed
-from .base import Stepper
+from .base import Progress, Stepper
 
 logger = getLogger("aioguest")
 
-_MISSING = object()
 _MAXIMUM_TIMEOUT = 24 * 3600.0  # asyncio's own MAXIMUM_SELECT_TIMEOUT
 _thread_local = sniffio.thread_local
 
@@ -60,7 +60,10 @@ class StdlibStepper(Stepper):
     def __init__(self, loop: Any, ambient: bool) -> None:
         self.loop = loop
         self._ambient = ambient
-        self._busy = False
+        self.iterations = 0
+        self._select: Any = None
+        self._poll = self._select_without_blocking
+        self._found = False
         self._borrowed: Optional[Borrowed] = None
         self._outer: Any = None
 
@@ -120,45 +123,63 @@ class StdlibStepper(Stepper):
         if loop._thread_id is not None:
             self._install_hooks()
 
-    def step(self) -> bool:
+    def run(self, end: float) -> Progress:
         loop = self.loop
-        if loop._ready or loop._stopping:
-            loop._run_once()
-            return True
+        run_once = loop._run_once
+        clock = time.monotonic
+        iterations = 0
+        busy = True
+        try:
+            while True:
+                iterations += 1
+                if loop._ready or loop._stopping:
+                    run_once()
+                else:
+                    busy = self._poll_and_run()
+                if loop._stopping:
+                    loop._stopping = False
+                    return Progress.STOPPED
+                if not busy:
+                    return Progress.IDLE
+                if clock() >= end:
+                    return Progress.BUSY
+        finally:
+            self.iterations += iterations
+
+    def _poll_and_run(self) -> bool:
+        """One iteration of a loop with nothing ready. Returns False if there is no work."""
+        loop = self.loop
         selector = loop._selector
-        self._shadowed = vars(selector).get("select", _MISSING)
-        self._select = selector.select
+        self._select = select = selector.select
         selector.select = self._poll
         try:
             loop._run_once()
         finally:
-            if self._select is not None:
-                self._unhook_select()
-        return self._busy or bool(loop._ready) or loop._stopping
+            if self._select is not None:  # It failed before it came to the poll.
+                self._restore_select(selector, select)
+        return self._found or bool(loop._ready)
 
-    def _poll(self, timeout: Optional[float]) -> Any:
-        """Stands in for ``select()`` once, in an iteration that found nothing ready."""
+    def _select_without_blocking(self, timeout: Optional[float]) -> Any:
+        """Stands in for ``select()`` in such an iteration, once."""
+        selector = self.loop._selector
         select = self._select
-        self._unhook_select()
+        self._restore_select(selector, select)
         events = select(0)
-        self._busy = bool(events) or timeout == 0
+        self._found = bool(events) or timeout == 0  # 0: a timer is due
         return events
 
-    def _unhook_select(self) -> None:
-        selector = self.loop._selector
-        if self._shadowed is _MISSING:
-            del selector.select
+    def _restore_select(self, selector: Any, select: Any) -> None:
+        self._select = None
+        if getattr(select, "__self__", None) is selector:
+            del selector.select  # the class's own
         else:
-            selector.select = self._shadowed
-        self._select: Any = None
+            selector.select = select  # somebody had replaced it
 
-    def step_blocking(self) -> None:
-        self.loop._run_once()
-
-    def take_stop(self) -> bool:
-        stopping: bool = self.loop._stopping
-        self.loop._stopping = False
-        return stopping
+    def run_blocking(self) -> None:
+        loop = self.loop
+        while not loop._stopping:
+            loop._run_once()
+        loop._stopping = False
 
     def timeout(self) -> Optional[float]:
         scheduled = self.loop._scheduled

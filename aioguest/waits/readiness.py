@@ -39,12 +39,13 @@ class ReadinessWait(Wait, Waiter):
     def arm(self, ticket: Ticket, timeout: Optional[float]) -> None:
         if self._watch is None and not self.begin():
             raise RuntimeError(f"{self._host!r}.watch() returned None for a descriptor it watched")
+        assert self._watch is not None
         self._ticket = ticket
+        self._watch.arm()
         if timeout is not None:
             deadline = time.monotonic() + timeout
             if self._timer_at is None or deadline < self._timer_at:
                 self._timer_at = deadline
-                assert self._watch is not None
                 self._watch.set_timer(timeout)
 
     def disarm(self) -> Optional[Ticket]:

@@ -1,0 +1,298 @@
+"""The calls between Trio and one asyncio guest in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import (
+    Any,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Dict,
+    Optional,
+    TypeVar,
+)
+
+import outcome
+import trio
+
+from .._host import Host
+from .._run import start_guest_run
+from ._trio_channel import Channel, in_asyncio
+
+T = TypeVar("T")
+
+
+class Guest:
+    """One asyncio loop inside Trio, and the calls between the two.
+
+    Made by :func:`open_guest`; asyncio code finds its own by :func:`current_guest`.
+
+    Attributes:
+        loop: the guest's asyncio loop.
+    """
+
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self) -> None:
+        self.outcome: Optional[outcome.Outcome[Any]] = None
+        self._ended = trio.Event()
+        self._on_end: Callable[[], None] = lambda: None
+        self._callers: Dict[asyncio.Task[Any], trio.lowlevel.Task] = {}
+
+    # Trio calls asyncio
+
+    async def run(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """From Trio: call ``async_fn(*args)`` in a new asyncio task, and await it.
+
+        The call runs in a copy of the caller's context. If Trio cancels the caller, the
+        asyncio task is cancelled and awaited, and Trio's ``Cancelled`` comes out; a task
+        that ends with a result or an error of its own in spite of it hands that out.
+
+        Raises:
+            trio.ClosedResourceError: the guest is closed, or was before the call ended.
+        """
+        if self.outcome is not None:
+            _close_coroutine(async_fn)
+            raise trio.ClosedResourceError("this asyncio guest has ended")
+        if in_asyncio():
+            _close_coroutine(async_fn)
+            raise RuntimeError("Guest.run() is for Trio tasks; asyncio tasks just await")
+        caller = trio.lowlevel.current_task()
+        raise_cancel: Any = None
+        task: asyncio.Task[T] = self.loop.create_task(_call(async_fn, args))
+        self._callers[task] = caller
+
+        def finished(_: Any) -> None:
+            if self._callers.pop(task, None) is not None:
+                trio.lowlevel.reschedule(caller)
+
+        def abort(raise_it: Any) -> trio.lowlevel.Abort:
+            nonlocal raise_cancel
+            raise_cancel = raise_it
+            task.cancel()
+            return trio.lowlevel.Abort.FAILED
+
+        task.add_done_callback(finished)
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if not task.done() or task.cancelled():
+            if raise_cancel is not None:
+                raise_cancel()
+            if self.outcome is not None or self._closing.done():
+                raise trio.ClosedResourceError("this asyncio guest ended during the call")
+        return task.result()
+
+    async def iterate(self, iterable: AsyncIterable[T]) -> AsyncIterator[T]:
+        """From Trio: iterate an async iterable of asyncio's.
+
+        One asyncio task runs all of it, a step ahead of nobody: each value is asked for.
+        Leaving the loop early closes the iterable; ``contextlib.aclosing()`` makes sure
+        that this happens at once.
+        """
+        requests: Channel[None] = Channel()
+        replies: Channel[outcome.Outcome[T]] = Channel()
+        task = self.loop.create_task(_pump(iterable, requests, replies))
+        asked = False
+        try:
+            while True:
+                await requests.send(None)
+                asked = True
+                try:
+                    reply = await replies.receive()
+                except trio.EndOfChannel:
+                    raise trio.ClosedResourceError("this asyncio guest has ended") from None
+                asked = False
+                try:
+                    value = reply.unwrap()
+                except StopAsyncIteration:
+                    return
+                yield value
+        finally:
+            requests.close()
+            if asked and self.outcome is None:
+                task.cancel()
+            with trio.CancelScope(shield=True):
+                while self.outcome is None and not replies._closed:
+                    await replies._park(replies._receivers)
+
+    # asyncio calls Trio
+
+    async def run_trio(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """From asyncio: call ``async_fn(*args)`` in a new Trio task, and await it.
+
+        The call runs in a copy of the caller's context. If the asyncio task is cancelled,
+        the Trio call is cancelled (``trio.CancelScope.cancel()``) and awaited, and
+        ``asyncio.CancelledError`` comes out.
+        """
+        done = self._new_future()
+        scope = trio.CancelScope()
+
+        async def call() -> None:
+            result: Any = None  # it was cancelled
+            try:
+                with scope:
+                    result = outcome.Value(await async_fn(*args))
+            except trio.Cancelled:
+                raise  # Trio itself is ending.
+            except BaseException as exc:
+                result = outcome.Error(exc)
+            finally:
+                if not done.done():
+                    done.set_result(result)
+
+        self._spawn(call, async_fn)
+        cancelled = await self._until(done, scope)
+        result = done.result()
+        if result is not None and (cancelled is None or isinstance(result, outcome.Error)):
+            value: T = result.unwrap()
+            return value
+        raise asyncio.CancelledError("Trio has ended") if cancelled is None else cancelled
+
+    async def iterate_trio(self, iterable: AsyncIterable[T]) -> AsyncIterator[T]:
+        """From asyncio: iterate an async iterable of Trio's, such as a receive channel.
+
+        As :meth:`iterate`, the other way round.
+        """
+        requests: Channel[None] = Channel()
+        replies: Channel[outcome.Outcome[T]] = Channel()
+        scope = trio.CancelScope()
+        done = self._new_future()
+
+        async def pump() -> None:
+            try:
+                with scope:
+                    await _pump(iterable, requests, replies)
+            finally:
+                if not done.done():
+                    done.set_result(None)
+
+        self._spawn(pump, iterable)
+        asked = False
+        try:
+            while True:
+                await requests.send(None)
+                asked = True
+                try:
+                    reply = await replies.receive()
+                except trio.EndOfChannel:
+                    raise asyncio.CancelledError("Trio has ended") from None
+                asked = False
+                try:
+                    value = reply.unwrap()
+                except StopAsyncIteration:
+                    return
+                yield value
+        finally:
+            requests.close()
+            if asked:
+                scope.cancel()
+            cancelled = await self._until(done, scope)
+            if cancelled is not None:
+                raise cancelled
+
+    # The insides
+
+    def _new_future(self) -> asyncio.Future[Any]:
+        if asyncio._get_running_loop() is not self.loop:
+            raise RuntimeError("this is for tasks of the guest's own asyncio loop")
+        return self.loop.create_future()
+
+    def _spawn(self, async_fn: Callable[[], Awaitable[None]], what: Any) -> None:
+        # A system task: the asyncio task that waits for it is its parent. So an asyncio
+        # `finally` block can still call Trio while the guest is being cancelled by it.
+        trio.lowlevel.spawn_system_task(
+            async_fn,
+            name=f"aioguest call of {what!r}",
+            context=contextvars.copy_context(),
+        )
+
+    async def _until(
+        self, done: asyncio.Future[Any], scope: trio.CancelScope
+    ) -> Optional[asyncio.CancelledError]:
+        """Wait for `done`, cancelling `scope` when cancelled. Returns that cancellation."""
+        cancelled = None
+        while not done.done():
+            try:
+                await asyncio.wait({done})
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+                scope.cancel()
+        return cancelled
+
+    def _start(self, host: Host, coro: Any, args: Any, options: Any) -> asyncio.Task[Any]:
+        main = start_guest_run(coro, *args, host=host, done_callback=self._end, **options)
+        self.loop = main.get_loop()
+        self._closing: asyncio.Future[None] = self.loop.create_future()
+        _guests[id(self.loop)] = self
+        return main
+
+    def _end(self, result: outcome.Outcome[Any]) -> None:
+        self.outcome = result
+        del _guests[id(self.loop)]
+        callers, self._callers = self._callers, {}
+        for task, caller in callers.items():  # Only if the loop broke: they cannot end.
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            trio.lowlevel.reschedule(caller)
+        self._ended.set()
+        self._on_end()
+
+    async def _serve(self) -> None:
+        await self._closing
+
+    async def _close(self) -> None:
+        if not self._closing.done():
+            self._closing.set_result(None)
+        with trio.CancelScope(shield=True):
+            await self._ended.wait()
+
+
+_guests: Dict[int, Guest] = {}
+
+
+def current_guest() -> Guest:
+    """From asyncio: the guest that the running loop belongs to.
+
+    Raises RuntimeError outside of a guest of :func:`open_guest` or :func:`run_asyncio`.
+    """
+    guest = _guests.get(id(asyncio._get_running_loop()))
+    if guest is None:
+        raise RuntimeError("this code does not run in an asyncio guest of Trio")
+    return guest
+
+
+async def _call(async_fn: Any, args: Any) -> Any:
+    awaitable = async_fn(*args) if callable(async_fn) else async_fn
+    if not hasattr(awaitable, "__await__"):
+        raise TypeError(f"{async_fn!r} must be an async function, it returned {awaitable!r}")
+    return await awaitable
+
+
+def _close_coroutine(coro: Any) -> None:
+    if asyncio.iscoroutine(coro):
+        coro.close()
+
+
+async def _pump(
+    iterable: AsyncIterable[T],
+    requests: Channel[None],
+    replies: Channel[outcome.Outcome[T]],
+) -> None:
+    """Answer each request with the iterable's next value. Runs in the iterable's library."""
+    try:
+        iterator = iterable.__aiter__()
+        try:
+            async for _ in requests:
+                try:
+                    reply: outcome.Outcome[T] = outcome.Value(await iterator.__anext__())
+                except (trio.Cancelled, asyncio.CancelledError):
+                    raise
+                except BaseException as exc:
+                    reply = outcome.Error(exc)
+                replies.send_nowait(reply)
+        finally:
+            if hasattr(iterator, "aclose"):
+                await iterator.aclose()
+    finally:
+        replies.close()
