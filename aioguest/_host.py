@@ -110,10 +110,11 @@ class CallbackHost(Host):
         threadsafe: Callable[[Callable[[], Any]], Any],
         not_threadsafe: Optional[Callable[[Callable[[], Any]], Any]],
     ) -> None:
-        self.run_sync_soon_threadsafe = threadsafe  # type: ignore[method-assign]
-        self.run_sync_soon_not_threadsafe = (  # type: ignore[method-assign]
-            threadsafe if not_threadsafe is None else not_threadsafe
-        )
+        self._threadsafe = threadsafe
+        self._not_threadsafe = threadsafe if not_threadsafe is None else not_threadsafe
 
     def run_sync_soon_threadsafe(self, fn: Callable[[], Any]) -> Any:
-        raise AssertionError  # pragma: no cover  # replaced by __init__
+        return self._threadsafe(fn)
+
+    def run_sync_soon_not_threadsafe(self, fn: Callable[[], Any]) -> Any:
+        return self._not_threadsafe(fn)

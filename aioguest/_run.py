@@ -83,7 +83,7 @@ class State(Enum):
 class _Ticket:
     """The right to one tick of `run`."""
 
-    __slots__ = ("_run", "__weakref__")
+    __slots__ = ("__weakref__", "_run")
 
     def __init__(self, run: Run) -> None:
         self._run: Optional[Run] = run
@@ -371,10 +371,8 @@ def _check_coroutine(coro: Any, args: Any) -> bool:
                 "start_guest_run() got positional arguments beside a coroutine: pass the async "
                 "function and its arguments, or the coroutine alone"
             )
-        if (
-            coro in _started
-            or inspect.iscoroutine(coro)
-            and (inspect.getcoroutinestate(coro) != inspect.CORO_CREATED)
+        if coro in _started or (
+            inspect.iscoroutine(coro) and (inspect.getcoroutinestate(coro) != inspect.CORO_CREATED)
         ):
             raise RuntimeError(
                 f"the coroutine {coro!r} was started before, and a coroutine runs only once: "
@@ -394,13 +392,16 @@ def _check_coroutine(coro: Any, args: Any) -> bool:
     raise TypeError(f"start_guest_run() needs a coroutine or an async function, not {what}")
 
 
+def _is_fresh(coro: Any) -> bool:
+    # Of a coroutine that is not Python's own (compiled, say) nothing can be known.
+    return not inspect.iscoroutine(coro) or (
+        inspect.getcoroutinestate(coro) == inspect.CORO_CREATED
+    )
+
+
 def _close_if_fresh(coro: Any) -> None:
     """Close a coroutine that nobody has started, so that it is not "never awaited"."""
-    if (
-        isinstance(coro, collections.abc.Coroutine)
-        and coro not in _started
-        and (not inspect.iscoroutine(coro) or inspect.getcoroutinestate(coro) == "CORO_CREATED")
-    ):
+    if isinstance(coro, collections.abc.Coroutine) and coro not in _started and _is_fresh(coro):
         coro.close()
 
 

@@ -74,7 +74,9 @@ class TrioHost(Host):
                     await trio.lowlevel.wait_task_rescheduled(abort)
         finally:
             # Trio is ending. From now on its token says so; what is here gets abandoned.
-            self.run_sync_soon_not_threadsafe = self._token.run_sync_soon  # type: ignore
+            self.run_sync_soon_not_threadsafe = (  # type: ignore[method-assign]
+                self.run_sync_soon_threadsafe
+            )
             todo.clear()
 
     def watch(self, fd: int, waiter: Waiter) -> Optional[Watch]:
@@ -131,10 +133,9 @@ class _TrioWatch(Watch):
         while not self._closed:
             with trio.CancelScope(deadline=self._deadline) as self._timing:
                 await trio.sleep_forever()
-            if not self._closed and self._timing.cancelled_caught:
-                if trio.current_time() >= self._deadline:
-                    self._deadline = math.inf
-                    self._waiter.on_timer()
+            if not self._closed and trio.current_time() >= self._deadline:
+                self._deadline = math.inf
+                self._waiter.on_timer()
 
     def set_timer(self, delay: float) -> None:
         self._deadline = trio.current_time() + delay

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import List
+from typing import ClassVar, List
 
 
 class Borrowed:
     """The wake-up descriptor, taken for `fd`."""
 
     # Guests that have it or had it taken from them, the latest last.
-    _chain: List[Borrowed] = []
+    _chain: ClassVar[List[Borrowed]] = []
 
     def __init__(self, fd: int) -> None:
         self.fd = fd

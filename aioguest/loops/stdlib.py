@@ -57,11 +57,14 @@ class StdlibStepper(Stepper):
         running loop (thread)   the loop    the host's     the host's
     """
 
+    _borrowed: Optional[Borrowed]
+    loop: Any  # An AbstractEventLoop, but for its private names.
+
     def __init__(self, loop: Any, ambient: bool) -> None:
         self.loop = loop
         self._ambient = ambient
         self.iterations = 0
-        self._select: Any = None
+        self._select: Any = None  # the real one, while ours stands in for it
         self._poll = self._select_without_blocking
         self._found = False
         self._borrowed: Optional[Borrowed] = None
@@ -150,7 +153,8 @@ class StdlibStepper(Stepper):
         """One iteration of a loop with nothing ready. Returns False if there is no work."""
         loop = self.loop
         selector = loop._selector
-        self._select = select = selector.select
+        select = selector.select
+        self._select = select
         selector.select = self._poll
         try:
             loop._run_once()

@@ -33,7 +33,7 @@ import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 from ..loops.base import Stepper
 from .base import Ticket, Wait
@@ -60,7 +60,7 @@ class _Sleeper(ABC):
     def poke(self) -> None:
         """Owner: end the sleep."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # nothing, by default
         """Owner: the worker has ended, release everything."""
 
 
