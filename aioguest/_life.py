@@ -132,7 +132,10 @@ class Life:
         if error is not None:
             if future is not self._main and future.done() and not future.cancelled():
                 future.exception()  # Retrieved here: nobody else ever sees this future.
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # Its traceback refers to this frame.
         if not future.done():
             raise RuntimeError("Event loop stopped before Future completed.")
         if self.phase is Phase.LEFTOVERS:
@@ -141,7 +144,7 @@ class Life:
 
     def _begin(self, phase: Phase) -> Phase:
         """Begin `phase`, or the first one after it that has something to wait for."""
-        loop = self._loop
+        loop: Any = self._loop  # AbstractEventLoop does not declare the executor's timeout.
         if phase is Phase.LEFTOVERS:
             self._leftovers = list(asyncio.all_tasks(loop))
             if self._leftovers:

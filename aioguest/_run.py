@@ -146,7 +146,6 @@ class Run:
 
     def start(self) -> None:
         self._stepper.start(self._on_work)
-        _asyncgens.install()
         _runs[id(self._stepper.loop)] = self
         ticket = _Ticket(self)
         try:
@@ -169,6 +168,8 @@ class Run:
             if self.state is State.OVER:
                 return
             self.state = State.TICKING
+            if self.ticks == 0:
+                _asyncgens.install()  # Here, and not in start(): now the host is running.
             self.ticks += 1
             error, self.error = self.error, None
             stepper.enter()
@@ -180,12 +181,12 @@ class Run:
                             progress = stepper.run(end)
                             over = progress is Progress.STOPPED and life.proceed()
                         else:
-                            failure, error = error, None
-                            over = life.proceed(failure)
+                            over = life.proceed(error)
+                            error = None
                         if over or progress is Progress.IDLE or time.monotonic() >= end:
                             break
                     except BaseException as exc:
-                        error = exc
+                        error = exc  # The life's next step is told, whatever it is.
                     if self.state is not State.TICKING:
                         return  # This is the child of a fork: the run is the parent's.
             finally:
@@ -241,7 +242,7 @@ class Run:
     def _forget(self) -> None:
         self.state = State.OVER
         _runs.pop(id(self._stepper.loop), None)
-        if threading.get_ident() == self._thread_id:
+        if self.ticks > 0 and threading.get_ident() == self._thread_id:
             _asyncgens.remove()
 
     # The ways in which a run ends early.

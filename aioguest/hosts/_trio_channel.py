@@ -76,6 +76,11 @@ class Channel(Generic[T]):
             while waiters:
                 waiters.popleft()()
 
+    async def wait_closed(self) -> None:
+        """Wait until somebody has called :meth:`close`; what arrives meanwhile stays."""
+        while not self._closed:
+            await self._park(self._receivers)
+
     def __aiter__(self) -> Channel[T]:
         return self
 

@@ -40,7 +40,10 @@ class Guest:
         self.outcome: Optional[outcome.Outcome[Any]] = None
         self._ended = trio.Event()
         self._on_end: Callable[[], None] = lambda: None
+        # What would wait for ever if the loop broke: the callers of run(), by its task, and
+        # the channels of iterate(), by theirs.
         self._callers: Dict[asyncio.Task[Any], trio.lowlevel.Task] = {}
+        self._pumps: Dict[asyncio.Task[Any], Channel[Any]] = {}
 
     # Trio calls asyncio
 
@@ -54,12 +57,11 @@ class Guest:
         Raises:
             trio.ClosedResourceError: the guest is closed, or was before the call ended.
         """
-        if self.outcome is not None:
+        try:
+            self._check("run")
+        except BaseException:
             _close_coroutine(async_fn)
-            raise trio.ClosedResourceError("this asyncio guest has ended")
-        if in_asyncio():
-            _close_coroutine(async_fn)
-            raise RuntimeError("Guest.run() is for Trio tasks; asyncio tasks just await")
+            raise
         caller = trio.lowlevel.current_task()
         raise_cancel: Any = None
         task: asyncio.Task[T] = self.loop.create_task(_call(async_fn, args))
@@ -80,7 +82,7 @@ class Guest:
         if not task.done() or task.cancelled():
             if raise_cancel is not None:
                 raise_cancel()
-            if self.outcome is not None or self._closing.done():
+            if self._is_closing():
                 raise trio.ClosedResourceError("this asyncio guest ended during the call")
         return task.result()
 
@@ -91,9 +93,11 @@ class Guest:
         Leaving the loop early closes the iterable; ``contextlib.aclosing()`` makes sure
         that this happens at once.
         """
+        self._check("iterate")
         requests: Channel[None] = Channel()
         replies: Channel[outcome.Outcome[T]] = Channel()
         task = self.loop.create_task(_pump(iterable, requests, replies))
+        self._pumps[task] = replies
         asked = False
         try:
             while True:
@@ -114,8 +118,8 @@ class Guest:
             if asked and self.outcome is None:
                 task.cancel()
             with trio.CancelScope(shield=True):
-                while self.outcome is None and not replies._closed:
-                    await replies._park(replies._receivers)
+                await replies.wait_closed()
+            self._pumps.pop(task, None)
 
     # asyncio calls Trio
 
@@ -194,6 +198,17 @@ class Guest:
 
     # The insides
 
+    def _is_closing(self) -> bool:
+        return self.outcome is not None or self._closing.done()
+
+    def _check(self, name: str) -> None:
+        if in_asyncio():
+            raise RuntimeError(
+                f"Guest.{name}() is for Trio tasks: asyncio code can await the thing itself"
+            )
+        if self._is_closing():
+            raise trio.ClosedResourceError("this asyncio guest has ended")
+
     def _new_future(self) -> asyncio.Future[Any]:
         if asyncio._get_running_loop() is not self.loop:
             raise RuntimeError("this is for tasks of the guest's own asyncio loop")
@@ -217,11 +232,27 @@ class Guest:
             try:
                 await asyncio.wait({done})
             except asyncio.CancelledError as exc:
+                try:
+                    trio.lowlevel.current_trio_token()
+                except RuntimeError:
+                    raise exc from None  # Trio broke and is gone: nobody will set `done`.
                 cancelled = exc
                 scope.cancel()
         return cancelled
 
-    def _start(self, host: Host, coro: Any, args: Any, options: Any) -> asyncio.Task[Any]:
+    def _start(
+        self, new_host: Callable[[], Host], coro: Any, args: Any, options: Any
+    ) -> asyncio.Task[Any]:
+        try:
+            if in_asyncio():
+                raise RuntimeError(
+                    "this asyncio guest can be started by a Trio task only; to start one inside "
+                    "an asyncio task there is aioguest.hosts.asyncio.run_asyncio()"
+                )
+            host = new_host()
+        except BaseException:
+            _close_coroutine(coro)
+            raise
         main = start_guest_run(coro, *args, host=host, done_callback=self._end, **options)
         self.loop = main.get_loop()
         self._closing: asyncio.Future[None] = self.loop.create_future()
@@ -232,9 +263,12 @@ class Guest:
         self.outcome = result
         del _guests[id(self.loop)]
         callers, self._callers = self._callers, {}
-        for task, caller in callers.items():  # Only if the loop broke: they cannot end.
+        for task, caller in callers.items():
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             trio.lowlevel.reschedule(caller)
+        for task, replies in self._pumps.items():
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            replies.close()
         self._ended.set()
         self._on_end()
 

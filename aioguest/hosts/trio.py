@@ -118,7 +118,8 @@ class _TrioWatch(Watch):
 
         try:
             with self._reading:
-                while True:
+                # Closed before it first came here, say. Trio would choke on a dead descriptor.
+                while not self._closed:
                     await wait_readable(fd)
                     self._armed = False
                     waiter.on_readable()
@@ -172,11 +173,11 @@ async def run_asyncio(coro: AsyncFn[T], *args: Any, **options: Any) -> T:
 
         page = await run_asyncio(fetch_with_aiohttp, "http://localhost:8080/")
     """
-    guest = Guest()
-    caller = trio.lowlevel.current_task()
     raise_cancel: Any = None
+    guest = Guest()
+    main = guest._start(TrioHost, coro, args, options)
+    caller = trio.lowlevel.current_task()
     guest._on_end = lambda: trio.lowlevel.reschedule(caller)
-    main = guest._start(TrioHost(), coro, args, options)
 
     def abort(raise_it: Any) -> trio.lowlevel.Abort:
         nonlocal raise_cancel
@@ -207,7 +208,7 @@ async def open_guest(**options: Any) -> AsyncIterator[Guest]:
         options: as for :func:`run_asyncio`.
     """
     guest = Guest()
-    guest._start(TrioHost(), guest._serve, (), options)
+    guest._start(TrioHost, guest._serve, (), options)
     with trio.CancelScope() as scope:
         guest._on_end = scope.cancel
         try:

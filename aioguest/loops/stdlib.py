@@ -174,8 +174,9 @@ class StdlibStepper(Stepper):
 
     def _restore_select(self, selector: Any, select: Any) -> None:
         self._select = None
-        if getattr(select, "__self__", None) is selector:
-            del selector.select  # the class's own
+        own = getattr(select, "__self__", None) is selector
+        if own:
+            del selector.select  # so that the class's own is found again
         else:
             selector.select = select  # somebody had replaced it
 
@@ -214,6 +215,8 @@ class StdlibStepper(Stepper):
         finally:
             for name in ("add_signal_handler", "remove_signal_handler", "_process_self_data"):
                 delattr(loop, name)
+            self._between_ticks = []  # They refer to us: let the last reference be the last.
+            del self._poll
 
     # Between ticks: whatever gives the loop work must wake it.
 
