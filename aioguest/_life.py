@@ -28,10 +28,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Callable, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Protocol
 
 if TYPE_CHECKING:
     from outcome import Outcome
+
+    from .loops.base import Stepper
 
 # Seconds that asyncio.Runner gives the executor's threads (asyncio.constants since 3.12).
 _EXECUTOR_TIMEOUT = 300
@@ -54,20 +56,33 @@ _NEXT = {
 }
 
 
-class Life:
-    """One life of `loop`, around the task `main`; `close` closes the loop at the end.
+class AnyLife(Protocol):
+    """What a run needs of a life. All of it with the loop entered (the running loop)."""
 
-    All methods must be called with the loop entered (it is the running loop).
+    outcome: Optional[Outcome[Any]]
+
+    def proceed(self, error: Optional[BaseException] = None) -> bool:
+        """The loop stopped, or raised `error`. Returns True if the life is over now."""
+
+    def cancel(self, message: str) -> None:
+        """Make the life end soon, for the reason in `message`."""
+
+
+class Life:
+    """One life of a stepper's loop around the task `main`.
+
+    At the end it calls `close_wait`, and closes the loop.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, main: asyncio.Task[Any], close: Callable[[], None]
+        self, stepper: Stepper, main: asyncio.Task[Any], close_wait: Callable[[], None]
     ) -> None:
         self.phase = Phase.MAIN
         self.outcome: Optional[Outcome[Any]] = None
-        self._loop = loop
+        self._stepper = stepper
+        self._loop = stepper.loop
         self._main = main
-        self._close = close
+        self._close_wait = close_wait
         self._leftovers: List[asyncio.Task[Any]] = []
         self._future: asyncio.Future[Any] = main
         main.add_done_callback(self._stop_when_done)
@@ -95,10 +110,11 @@ class Life:
             self.phase = Phase.CLOSE
         if self.phase is not Phase.CLOSE:
             return False
-        try:
-            self._close()
-        except BaseException as exc:
-            self._fail(exc)
+        for close in (self._close_wait, self._stepper.release_and_close):
+            try:
+                close()
+            except BaseException as exc:
+                self._fail(exc)
         return True
 
     def cancel(self, message: str) -> None:
@@ -183,3 +199,26 @@ class Life:
     def _wait_for(self, future: asyncio.Future[Any]) -> None:
         self._future = future
         future.add_done_callback(self._stop_when_done)
+
+
+class Forever:
+    """The life of a loop that ``run_forever()`` drives: until ``loop.stop()``, and no end."""
+
+    def __init__(self, stepper: Stepper, close_wait: Callable[[], None]) -> None:
+        self.outcome: Optional[Outcome[Any]] = None
+        self._stepper = stepper
+        self._close_wait = close_wait
+
+    def proceed(self, error: Optional[BaseException] = None) -> bool:
+        from outcome import Error, Value
+
+        self.outcome = Value(None) if error is None else Error(error)
+        for close in (self._close_wait, self._stepper.release):
+            try:
+                close()
+            except BaseException as exc:
+                self.outcome = Error(exc)
+        return True
+
+    def cancel(self, message: str) -> None:
+        self._stepper.loop.stop()

@@ -39,6 +39,7 @@ import warnings
 import weakref
 from contextvars import Context
 from enum import Enum
+from functools import partial
 from logging import getLogger
 from typing import (
     TYPE_CHECKING,
@@ -55,7 +56,7 @@ from typing import (
 
 from . import _asyncgens
 from ._host import CallbackHost, Host
-from ._life import Life
+from ._life import AnyLife, Life
 from .loops.base import Progress, Stepper
 from .loops.stdlib import new_stepper, without_current_task
 from .waits.base import Wait
@@ -120,7 +121,7 @@ class Run:
         self,
         host: Host,
         stepper: Stepper,
-        main: asyncio.Task[Any],
+        new_life: Callable[[Callable[[], None]], AnyLife],
         done_callback: Callable[[Outcome[Any]], Any],
         tick_budget: float,
     ) -> None:
@@ -128,21 +129,14 @@ class Run:
         self.ticks = 0
         self.error: Optional[BaseException] = None  # the next tick begins with it
         self._stepper = stepper
-        self._life = Life(stepper.loop, main, self._close)
+        self._life = new_life(self._close_wait)
         self._done_callback = done_callback
         self._budget = tick_budget
         self._thread = threading.current_thread()
         self._thread_id = threading.get_ident()
         self._driver = threading.Lock()
-        self._wait: Wait
+        self._wait: Optional[Wait] = None  # until the guest is idle for the first time
         self.state = State.POSTED
-        fd = stepper.fileno()
-        if fd is not None:
-            readiness = ReadinessWait(host, fd, self._is_ticking, self.abandon)
-            if readiness.begin():
-                self._wait = readiness
-                return
-        self._wait = ThreadWait(stepper)
 
     def start(self) -> None:
         self._stepper.start(self._on_work)
@@ -152,7 +146,7 @@ class Run:
             self.host.run_sync_soon_not_threadsafe(ticket)
         except BaseException:
             self._forget()
-            self._close()
+            self._stepper.release()
             raise
 
     def tick(self) -> None:
@@ -207,12 +201,23 @@ class Run:
         ticket = _Ticket(self)
         self.state = State.WAITING
         try:
+            if self._wait is None:
+                self._wait = self._new_wait()
             self._wait.arm(ticket, self._stepper.timeout())
         except BaseException as exc:
-            self._wait.disarm()
+            if self._wait is not None:
+                self._wait.disarm()
             self.state = State.POSTED
             self.error = exc
             self._post(ticket)
+
+    def _new_wait(self) -> Wait:
+        fd = self._stepper.fileno()
+        if fd is not None:
+            readiness = ReadinessWait(self.host, fd, self._is_ticking, self.abandon)
+            if readiness.begin():
+                return readiness
+        return ThreadWait(self._stepper)
 
     def _post(self, ticket: _Ticket) -> None:
         try:
@@ -224,7 +229,7 @@ class Run:
 
     def _on_work(self) -> None:
         """Something outside a tick gave the loop work: no need to wait any more."""
-        if self.state is State.WAITING:
+        if self.state is State.WAITING and self._wait is not None:
             ticket = self._wait.disarm()
             if ticket is not None:
                 self.state = State.POSTED
@@ -233,11 +238,9 @@ class Run:
     def _is_ticking(self) -> bool:
         return self.state is State.TICKING
 
-    def _close(self) -> None:
-        try:
+    def _close_wait(self) -> None:
+        if self._wait is not None:
             self._wait.close()
-        finally:
-            self._stepper.close()
 
     def _forget(self) -> None:
         self.state = State.OVER
@@ -246,6 +249,13 @@ class Run:
             _asyncgens.remove()
 
     # The ways in which a run ends early.
+
+    def detach(self) -> None:
+        """Leave the loop as it is, if the run is not over: its owner was interrupted."""
+        if self.state is not State.OVER:
+            self._forget()
+            self._close_wait()
+            self._stepper.release()
 
     def abandon(
         self, ticket: Optional[_Ticket] = None, cause: Optional[BaseException] = None
@@ -430,7 +440,7 @@ def _check_host(
     return CallbackHost(threadsafe, not_threadsafe)
 
 
-def _check_budget(tick_budget: Any) -> float:
+def check_budget(tick_budget: Any) -> float:
     if isinstance(tick_budget, bool) or not isinstance(tick_budget, (int, float)):
         raise TypeError(f"tick_budget must be a number of seconds, not {tick_budget!r}")
     if math.isnan(tick_budget) or tick_budget < 0:
@@ -545,30 +555,29 @@ def start_guest_run(
             raise TypeError(
                 f"done_callback must be a function of one outcome, not {done_callback!r}"
             )
-        budget = _check_budget(tick_budget)
+        budget = check_budget(tick_budget)
         stepper = _new_loop(loop_factory, ambient)
     except BaseException:
         _close_if_fresh(function)
         raise
     loop = stepper.loop
+    coroutine: Any = function if is_coroutine else None
     main: Any = None
     try:
         if debug is not None:
             loop.set_debug(debug)
         if task_factory is not None:
             loop.set_task_factory(task_factory)
-        coroutine = function if is_coroutine else function(*args)
+        if coroutine is None:
+            coroutine = function(*args)
         main = _new_main_task(loop, coroutine, context)
-        run = Run(the_host, stepper, main, done_callback, budget)
+        run = Run(the_host, stepper, partial(Life, stepper, main), done_callback, budget)
         run.start()
     except BaseException:
         if main is not None:
             main._log_destroy_pending = False
-        if not is_coroutine:
-            function = coroutine
-        _close_if_fresh(function)
-        if not loop.is_closed():
-            loop.close()
+        _close_if_fresh(coroutine)
+        loop.close()
         raise
     with contextlib.suppress(TypeError):  # a compiled coroutine without weak references
         _started.add(coroutine)

@@ -19,7 +19,7 @@ class Progress(Enum):
 class Stepper(ABC):
     """Drives one asyncio loop by hand: enter, run, leave.
 
-    Between :meth:`start` and :meth:`close` the loop says that it is running; only between
+    Between :meth:`start` and :meth:`release` the loop says that it is running; only between
     :meth:`enter` and :meth:`leave` is it this thread's running loop.
 
     Guarantees:
@@ -79,5 +79,9 @@ class Stepper(ABC):
         """The calling thread is the loop's thread from now on."""
 
     @abstractmethod
-    def close(self) -> None:
-        """End the run: undo :meth:`start` and close the loop."""
+    def release(self) -> None:
+        """End the run: undo :meth:`start`. Nothing but :meth:`leave` may follow."""
+
+    @abstractmethod
+    def release_and_close(self) -> None:
+        """End the run, and close the loop."""

@@ -41,6 +41,9 @@ from .base import Progress, Stepper
 logger = getLogger("aioguest")
 
 _MAXIMUM_TIMEOUT = 24 * 3600.0  # asyncio's own MAXIMUM_SELECT_TIMEOUT
+# Methods of the loop that are ours in the host's time, and during the whole run.
+_BETWEEN_TICKS = ("call_soon", "call_at", "stop", "create_task")
+_WHOLE_RUN = ("add_signal_handler", "remove_signal_handler", "_process_self_data")
 _thread_local = sniffio.thread_local
 
 
@@ -207,16 +210,21 @@ class StdlibStepper(Stepper):
     def wake(self) -> None:
         self.loop._write_to_self()
 
-    def close(self) -> None:
+    def release(self) -> None:
+        loop = self.loop
+        loop._thread_id = None
+        for name in (*_BETWEEN_TICKS, *_WHOLE_RUN):
+            vars(loop).pop(name, None)
+        self._between_ticks = []  # They refer to us: let the last reference be the last.
+        del self._poll
+
+    def release_and_close(self) -> None:
         loop = self.loop
         loop._thread_id = None
         try:
-            loop.close()
+            loop.close()  # It removes the signal handlers, by our methods.
         finally:
-            for name in ("add_signal_handler", "remove_signal_handler", "_process_self_data"):
-                delattr(loop, name)
-            self._between_ticks = []  # They refer to us: let the last reference be the last.
-            del self._poll
+            self.release()
 
     # Between ticks: whatever gives the loop work must wake it.
 
@@ -316,7 +324,7 @@ class ProactorStepper(StdlibStepper):
             _overlapped.PostQueuedCompletionStatus(port, transferred, key, address)
         return status
 
-    def close(self) -> None:
+    def release(self) -> None:
         loop = self.loop
         future = loop._self_reading_future
         if future is not None:
@@ -326,7 +334,11 @@ class ProactorStepper(StdlibStepper):
             if overlapped is not None:
                 loop._proactor._unregister(overlapped)
             loop._self_reading_future = None
-        super().close()
+        super().release()
+
+    def release_and_close(self) -> None:
+        self.release()
+        self.loop.close()
 
 
 def new_stepper(loop: Any, ambient: bool) -> Stepper:
@@ -347,6 +359,12 @@ def new_stepper(loop: Any, ambient: bool) -> Stepper:
             "Use selectors.DefaultSelector() (epoll, kqueue or /dev/poll) instead"
         )
     return StdlibStepper(loop, ambient)
+
+
+def check_can_run(loop: Any) -> None:
+    """Raise the RuntimeError that ``loop.run_forever()`` would raise here, if any."""
+    loop._check_closed()
+    loop._check_running()
 
 
 @contextmanager
