@@ -11,6 +11,7 @@ from typing import (
     Awaitable,
     Callable,
     Dict,
+    Generic,
     Optional,
     TypeVar,
 )
@@ -40,10 +41,10 @@ class Guest:
         self.outcome: Optional[outcome.Outcome[Any]] = None
         self._ended = trio.Event()
         self._on_end: Callable[[], None] = lambda: None
-        # What would wait for ever if the loop broke: the callers of run(), by its task, and
-        # the channels of iterate(), by theirs.
+        # What would wait for ever if the loop broke: the callers of run() and the pumps of
+        # iterate(), by their tasks.
         self._callers: Dict[asyncio.Task[Any], trio.lowlevel.Task] = {}
-        self._pumps: Dict[asyncio.Task[Any], Channel[Any]] = {}
+        self._pumps: Dict[asyncio.Task[Any], _Pump[Any]] = {}
 
     # Trio calls asyncio
 
@@ -94,32 +95,31 @@ class Guest:
         that this happens at once.
         """
         self._check("iterate")
-        requests: Channel[None] = Channel()
-        replies: Channel[outcome.Outcome[T]] = Channel()
-        task = self.loop.create_task(_pump(iterable, requests, replies))
-        self._pumps[task] = replies
+        pump = _Pump(iterable)
+        task = self.loop.create_task(pump.work())
+        self._pumps[task] = pump
         asked = False
         try:
             while True:
-                await requests.send(None)
+                await pump.requests.send(None)
                 asked = True
                 try:
-                    reply = await replies.receive()
+                    value = await pump.replies.receive()
                 except trio.EndOfChannel:
-                    raise trio.ClosedResourceError("this asyncio guest has ended") from None
+                    break
                 asked = False
-                try:
-                    value = reply.unwrap()
-                except StopAsyncIteration:
-                    return
                 yield value
+            if isinstance(pump.error, asyncio.CancelledError) and self._is_closing():
+                raise trio.ClosedResourceError("this asyncio guest has ended") from None
+            pump.check()
         finally:
-            requests.close()
+            pump.requests.close()
             if asked and self.outcome is None:
                 task.cancel()
             with trio.CancelScope(shield=True):
-                await replies.wait_closed()
+                await pump.replies.wait_closed()
             self._pumps.pop(task, None)
+            pump.check_close()
 
     # asyncio calls Trio
 
@@ -159,42 +159,41 @@ class Guest:
 
         As :meth:`iterate`, the other way round.
         """
-        requests: Channel[None] = Channel()
-        replies: Channel[outcome.Outcome[T]] = Channel()
+        pump = _Pump(iterable)
         scope = trio.CancelScope()
         done = self._new_future()
 
-        async def pump() -> None:
+        async def work() -> None:
             try:
                 with scope:
-                    await _pump(iterable, requests, replies)
+                    await pump.work()
             finally:
                 if not done.done():
                     done.set_result(None)
 
-        self._spawn(pump, iterable)
+        self._spawn(work, iterable)
         asked = False
         try:
             while True:
-                await requests.send(None)
+                await pump.requests.send(None)
                 asked = True
                 try:
-                    reply = await replies.receive()
+                    value = await pump.replies.receive()
                 except trio.EndOfChannel:
-                    raise asyncio.CancelledError("Trio has ended") from None
+                    break
                 asked = False
-                try:
-                    value = reply.unwrap()
-                except StopAsyncIteration:
-                    return
                 yield value
+            if isinstance(pump.error, trio.Cancelled):
+                raise asyncio.CancelledError("Trio has ended") from None
+            pump.check()
         finally:
-            requests.close()
+            pump.requests.close()
             if asked:
                 scope.cancel()
             cancelled = await self._until(done, scope)
             if cancelled is not None:
                 raise cancelled
+            pump.check_close()
 
     # The insides
 
@@ -266,9 +265,10 @@ class Guest:
         for task, caller in callers.items():
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             trio.lowlevel.reschedule(caller)
-        for task, replies in self._pumps.items():
+        for task, pump in self._pumps.items():
             task._log_destroy_pending = False  # type: ignore[attr-defined]
-            replies.close()
+            pump.error = pump.error or asyncio.CancelledError()
+            pump.replies.close()
         self._ended.set()
         self._on_end()
 
@@ -308,25 +308,41 @@ def _close_coroutine(coro: Any) -> None:
         coro.close()
 
 
-async def _pump(
-    iterable: AsyncIterable[T],
-    requests: Channel[None],
-    replies: Channel[outcome.Outcome[T]],
-) -> None:
-    """Answer each request with the iterable's next value. Runs in the iterable's library."""
-    try:
-        iterator = iterable.__aiter__()
+class _Pump(Generic[T]):
+    """Iterates an async iterable in its own library, in one task, a value for each request."""
+
+    def __init__(self, iterable: AsyncIterable[T]) -> None:
+        self.requests: Channel[None] = Channel()
+        self.replies: Channel[T] = Channel()  # closed at the end
+        self.error: Optional[BaseException] = None  # what ended it, or came out of its close
+        self._iterable = iterable
+
+    async def work(self) -> None:
         try:
-            async for _ in requests:
-                try:
-                    reply: outcome.Outcome[T] = outcome.Value(await iterator.__anext__())
-                except (trio.Cancelled, asyncio.CancelledError):
-                    raise
-                except BaseException as exc:
-                    reply = outcome.Error(exc)
-                replies.send_nowait(reply)
+            iterator = self._iterable.__aiter__()
+            try:
+                async for _ in self.requests:
+                    self.replies.send_nowait(await iterator.__anext__())
+            finally:
+                if hasattr(iterator, "aclose"):
+                    await iterator.aclose()
+        except StopAsyncIteration:
+            pass
+        except (asyncio.CancelledError, trio.Cancelled) as exc:
+            self.error = exc
+            raise
+        except BaseException as exc:
+            self.error = exc
         finally:
-            if hasattr(iterator, "aclose"):
-                await iterator.aclose()
-    finally:
-        replies.close()
+            self.replies.close()
+
+    def check(self) -> None:
+        """The iteration ended: raise the error that ended it, if one did."""
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+    def check_close(self) -> None:
+        """It was left early: raise what came out of its close, unless that was asked for."""
+        if not isinstance(self.error, (asyncio.CancelledError, trio.Cancelled)):
+            self.check()
