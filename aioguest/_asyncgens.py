@@ -43,6 +43,7 @@ def install() -> None:
 
 
 def remove() -> None:
+    """On the same thread. (A run that another thread had to end stays counted.)"""
     _installed.count -= 1
     if _installed.count == 0 and sys.get_asyncgen_hooks() == (None, _finalize):
         sys.set_asyncgen_hooks(finalizer=None)

@@ -82,7 +82,12 @@ async def run_asyncio(coro: AsyncFn[T], *args: Any, **options: Any) -> T:
     Returns:
         What the coroutine returns; what it raises is raised.
     """
-    host = AsyncioHost()
+    try:
+        host = AsyncioHost()
+    except RuntimeError:  # There is no running loop.
+        if asyncio.iscoroutine(coro):
+            coro.close()
+        raise
     done: asyncio.Future[Any] = host.loop.create_future()
     main = start_guest_run(coro, *args, host=host, done_callback=done.set_result, **options)
     while not done.done():

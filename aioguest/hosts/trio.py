@@ -35,28 +35,30 @@ T = TypeVar("T")
 __all__ = ["Channel", "Guest", "TrioHost", "current_guest", "open_guest", "run_asyncio"]
 
 
-class TrioHost(Host):
-    """Host guests in the Trio run of the calling thread."""
+class _Poster:
+    """Calls functions soon: a system task, one for each Trio run.
+
+    It costs a tenth of the Trio token's queue, which has to wake Trio by a socket. When
+    Trio ends its system tasks, the token takes over, to the very end.
+    """
 
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._todo: Deque[Callable[[], Any]] = collections.deque()
-        self._poster: Optional[trio.lowlevel.Task] = None
         self._parked = False
+        self._ended = False
+        self._task = trio.lowlevel.spawn_system_task(self._work, name="aioguest.post")
 
-    def run_sync_soon_threadsafe(self, fn: Callable[[], Any]) -> Any:
-        self._token.run_sync_soon(fn)
-
-    def run_sync_soon_not_threadsafe(self, fn: Callable[[], Any]) -> Any:
-        if self._poster is None:
-            self._poster = trio.lowlevel.spawn_system_task(self._post, name="aioguest.post")
+    def post(self, fn: Callable[[], Any]) -> None:
+        if self._ended:
+            self._token.run_sync_soon(fn)
+            return
         self._todo.append(fn)
         if self._parked:
             self._parked = False
-            trio.lowlevel.reschedule(self._poster)
+            trio.lowlevel.reschedule(self._task)
 
-    async def _post(self) -> None:
-        # A tenth of what the token's queue costs, which has to wake Trio by a socket.
+    async def _work(self) -> None:
         todo = self._todo
 
         def abort(_: Any) -> trio.lowlevel.Abort:
@@ -68,21 +70,56 @@ class TrioHost(Host):
                 for _ in range(len(todo)):
                     todo.popleft()()
                 if todo:
-                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    await trio.lowlevel.checkpoint()
                 else:
                     self._parked = True
                     await trio.lowlevel.wait_task_rescheduled(abort)
         finally:
-            # Trio is ending. From now on its token says so; what is here gets abandoned.
-            self.run_sync_soon_not_threadsafe = (  # type: ignore[method-assign]
-                self.run_sync_soon_threadsafe
-            )
-            todo.clear()
+            self._ended = True
+            while todo:
+                self.post(todo.popleft())
+
+
+_poster: trio.lowlevel.RunVar[_Poster] = trio.lowlevel.RunVar("aioguest.poster")
+
+
+class TrioHost(Host):
+    """Host guests in the Trio run of the calling thread.
+
+    When Trio ends, a guest that still runs is abandoned. (Not those of
+    :func:`run_asyncio` and :func:`open_guest`: Trio waits for them.)
+    """
+
+    _shield = False
+
+    def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        try:
+            poster = _poster.get()
+        except LookupError:
+            poster = _Poster()
+            _poster.set(poster)
+        self._poster = poster
+
+    def run_sync_soon_threadsafe(self, fn: Callable[[], Any]) -> Any:
+        self._token.run_sync_soon(fn)
+
+    def run_sync_soon_not_threadsafe(self, fn: Callable[[], Any]) -> Any:
+        self._poster.post(fn)
 
     def watch(self, fd: int, waiter: Waiter) -> Optional[Watch]:
         if sys.platform == "win32":
             return None  # Trio waits there for sockets only.
-        return _TrioWatch(fd, waiter)
+        return _TrioWatch(fd, waiter, self._shield)
+
+
+class _AwaitedTrioHost(TrioHost):
+    """For guests that a Trio task waits for: their watches outlive Trio's system tasks.
+
+    Trio cancels that task, which cancels the guest; and the guest can end in its own order.
+    """
+
+    _shield = True
 
 
 class _TrioWatch(Watch):
@@ -91,13 +128,14 @@ class _TrioWatch(Watch):
     They are two so that a round trip of I/O opens no cancel scope and moves no deadline.
     """
 
-    def __init__(self, fd: int, waiter: Waiter) -> None:
+    def __init__(self, fd: int, waiter: Waiter, shield: bool) -> None:
         self._fd = fd
         self._waiter = waiter
+        self._shield = shield
         self._closed = False
         self._armed = True
         self._parked = False
-        self._reading = trio.CancelScope()
+        self._reading = trio.CancelScope(shield=shield)
         self._timing: Optional[trio.CancelScope] = None
         self._deadline = math.inf
         self._reader = trio.lowlevel.spawn_system_task(self._read, name="aioguest.watch")
@@ -132,7 +170,7 @@ class _TrioWatch(Watch):
 
     async def _time(self) -> None:
         while not self._closed:
-            with trio.CancelScope(deadline=self._deadline) as self._timing:
+            with trio.CancelScope(deadline=self._deadline, shield=self._shield) as self._timing:
                 await trio.sleep_forever()
             if not self._closed and trio.current_time() >= self._deadline:
                 self._deadline = math.inf
@@ -175,7 +213,7 @@ async def run_asyncio(coro: AsyncFn[T], *args: Any, **options: Any) -> T:
     """
     raise_cancel: Any = None
     guest = Guest()
-    main = guest._start(TrioHost, coro, args, options)
+    main = guest._start(_AwaitedTrioHost, coro, args, options)
     caller = trio.lowlevel.current_task()
     guest._on_end = lambda: trio.lowlevel.reschedule(caller)
 
@@ -208,7 +246,7 @@ async def open_guest(**options: Any) -> AsyncIterator[Guest]:
         options: as for :func:`run_asyncio`.
     """
     guest = Guest()
-    guest._start(TrioHost, guest._serve, (), options)
+    guest._start(_AwaitedTrioHost, guest._serve, (), options)
     with trio.CancelScope() as scope:
         guest._on_end = scope.cancel
         try:

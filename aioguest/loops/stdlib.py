@@ -8,6 +8,7 @@ This is the only file that touches asyncio's private names. What it relies on:
     _ready, _scheduled, _stopping          yes       yes        is there work, and when
     _selector (a proactor, there)          yes       yes        poll without blocking
     _thread_id                             yes       yes        is_running() between ticks
+    _check_closed(), _check_running()      yes       yes        work from outside a tick
     _csock, _write_to_self()               yes       yes        wake, signal descriptor
     _signal_handlers, _process_self_data   yes       yes        signals (Unix)
     _asyncgen_{firstiter,finalizer}_hook   yes       yes        async generators
@@ -42,8 +43,13 @@ logger = getLogger("aioguest")
 
 _MAXIMUM_TIMEOUT = 24 * 3600.0  # asyncio's own MAXIMUM_SELECT_TIMEOUT
 # Methods of the loop that are ours in the host's time, and during the whole run.
-_BETWEEN_TICKS = ("call_soon", "call_at", "stop", "create_task")
-_WHOLE_RUN = ("add_signal_handler", "remove_signal_handler", "_process_self_data")
+_BETWEEN_TICKS = ("_check_closed", "create_task")
+_WHOLE_RUN = (
+    "stop",
+    "add_signal_handler",
+    "remove_signal_handler",
+    "_process_self_data",
+)
 _thread_local = sniffio.thread_local
 
 
@@ -55,8 +61,9 @@ class StdlibStepper(Stepper):
         attribute               in a tick   between ticks  before start, after close
         ----------------------  ----------  -------------  -------------------------
         _thread_id              our thread  our thread     None
-        call_soon and its like  the loop's  ours           the loop's
-        add_signal_handler      ours        ours           the loop's
+        _check_closed()         the loop's  ours           the loop's
+        create_task()           the loop's  ours           the loop's
+        stop(), signal methods  ours        ours           the loop's
         running loop (thread)   the loop    the host's     the host's
     """
 
@@ -76,18 +83,15 @@ class StdlibStepper(Stepper):
     def start(self, on_work: Callable[[], None]) -> None:
         loop = self.loop
         self._on_work = on_work
-        self._between_ticks = [
-            ("call_soon", self._hook(loop.call_soon)),
-            ("call_at", self._hook(loop.call_at)),
-            ("stop", self._hook(loop.stop)),
-            ("create_task", self._create_task),
-        ]
+        self._loop_check_closed = loop._check_closed
         self._loop_create_task = loop.create_task
+        self._loop_stop = loop.stop
         self._loop_signals = (
             loop.add_signal_handler,
             loop.remove_signal_handler,
             getattr(loop, "_process_self_data", None),
         )
+        loop.stop = self._stop
         loop.add_signal_handler = self._add_signal_handler
         loop.remove_signal_handler = self._remove_signal_handler
         loop._process_self_data = self._process_self_data
@@ -99,8 +103,7 @@ class StdlibStepper(Stepper):
 
     def enter(self) -> None:
         loop = self.loop
-        for name, _ in self._between_ticks:
-            delattr(loop, name)
+        del loop._check_closed, loop.create_task
         self._outer = (
             asyncio._get_running_loop(),
             _thread_local.name,
@@ -215,8 +218,9 @@ class StdlibStepper(Stepper):
         loop._thread_id = None
         for name in (*_BETWEEN_TICKS, *_WHOLE_RUN):
             vars(loop).pop(name, None)
-        self._between_ticks = []  # They refer to us: let the last reference be the last.
-        del self._poll
+        # What refers to us goes now: let the last reference be the last.
+        del self._poll, self._loop_check_closed, self._loop_create_task, self._loop_stop
+        del self._loop_signals
 
     def release_and_close(self) -> None:
         loop = self.loop
@@ -230,20 +234,16 @@ class StdlibStepper(Stepper):
 
     def _install_hooks(self) -> None:
         loop = self.loop
-        for name, hook in self._between_ticks:
-            setattr(loop, name, hook)
+        loop._check_closed = self._check_closed
+        loop.create_task = self._create_task
 
-    def _hook(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        def hook(*args: Any, **kwargs: Any) -> Any:
-            result = method(*args, **kwargs)
-            traceback = getattr(result, "_source_traceback", None)
-            if traceback:
-                del traceback[-1]  # Our own frame; asyncio removes its own likewise.
-            if threading.get_ident() == self.loop._thread_id:
-                self._on_work()
-            return result
-
-        return hook
+    def _check_closed(self) -> None:
+        # The first thing that call_soon(), call_at(), create_task() and their like do, also
+        # when the bound method was taken inside a tick. What they add is there by the time
+        # that the host comes to the tick.
+        if threading.get_ident() == self.loop._thread_id:
+            self._on_work()
+        self._loop_check_closed()
 
     def _create_task(self, *args: Any, **kwargs: Any) -> Any:
         # An eager task runs at once if the loop is running. Not in the host's time.
@@ -255,6 +255,10 @@ class StdlibStepper(Stepper):
             loop._thread_id = thread_id
         self._on_work()
         return task
+
+    def _stop(self) -> None:
+        self._loop_stop()
+        self._on_work()
 
     # Signals: asyncio takes the process's wake-up descriptor and leaves -1 behind.
 
