@@ -40,7 +40,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return status
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover  # tested in a process of its own
     try:
         sys.exit(main())
     except KeyboardInterrupt:  # while it imports

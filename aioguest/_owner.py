@@ -14,7 +14,7 @@ from typing import Any, Callable, List, Optional
 from ._host import Host
 from ._life import Forever
 from ._run import DEFAULT_TICK_BUDGET, Run, check_budget
-from .loops.stdlib import check_can_run, new_stepper
+from .loops.stdlib import check_can_run, new_stepper, without_wakeup_fd
 
 
 def loop_factory(
@@ -66,11 +66,12 @@ def run_forever(loop: Any, new_host: Callable[[], Host], tick_budget: float, amb
         host.quit()
 
     run = Run(host, stepper, partial(Forever, stepper), done, tick_budget)
-    run.start()
-    try:
-        host.run()
-    finally:
-        run.detach()
+    with without_wakeup_fd(loop):
+        run.start()
+        try:
+            host.run()
+        finally:
+            run.detach()
     if not outcomes:
         raise RuntimeError(f"{host!r}: run() returned before the loop was stopped")
     outcomes.pop().unwrap()

@@ -16,6 +16,11 @@ A tick runs iterations of the loop until it is idle (-> WAITING), or its budget 
 host, or still out when the interpreter exits means that the host abandoned the run: then
 the life is run to its end right there, without a host.
 
+Who keeps what alive: this module keeps the life, and so the loop and its tasks, until it is
+over (`_lives`). Only the host's side keeps the run: its queue and its watches, by way of the
+ticket. The life and the loop know the run weakly. So what a host drops is seen to be
+dropped, also by the collector, and the loop is whole when it has to be driven to its end.
+
 Guarantees:
 - Nothing of the guest runs outside a tick, except when abandoned.
 - A run is driven by one thread at a time: whoever holds `_driver`.
@@ -50,6 +55,7 @@ from typing import (
     List,
     NamedTuple,
     Optional,
+    Set,
     TypeVar,
     Union,
 )
@@ -59,7 +65,7 @@ from ._host import CallbackHost, Host
 from ._life import AnyLife, Life
 from .loops.base import Progress, Stepper
 from .loops.stdlib import new_stepper, without_current_task
-from .waits.base import Wait
+from .waits.base import Ticket, Wait
 from .waits.readiness import ReadinessWait
 from .waits.thread import ThreadWait
 
@@ -70,6 +76,7 @@ T = TypeVar("T")
 AsyncFn = Union[Coroutine[Any, Any, T], Callable[..., Awaitable[T]]]
 
 DEFAULT_TICK_BUDGET = 0.001
+_RESCUE_DELAY = 0.05  # seconds
 
 logger = getLogger("aioguest")
 
@@ -129,18 +136,20 @@ class Run:
         self.ticks = 0
         self.error: Optional[BaseException] = None  # the next tick begins with it
         self._stepper = stepper
-        self._life = new_life(self._close_wait)
+        self._life = new_life(_weakly(self._close_wait))
         self._done_callback = done_callback
         self._budget = tick_budget
         self._thread = threading.current_thread()
         self._thread_id = threading.get_ident()
         self._driver = threading.Lock()
         self._wait: Optional[Wait] = None  # until the guest is idle for the first time
+        self._kept: Optional[Ticket] = None
         self.state = State.POSTED
 
     def start(self) -> None:
-        self._stepper.start(self._on_work)
+        self._stepper.start(_weakly(self._on_work))
         _runs[id(self._stepper.loop)] = self
+        _lives.add(self._life)
         ticket = _Ticket(self)
         try:
             self.host.run_sync_soon_not_threadsafe(ticket)
@@ -148,6 +157,10 @@ class Run:
             self._forget()
             self._stepper.release()
             raise
+
+    def __del__(self) -> None:
+        if self.state is not State.OVER:
+            self.abandon()
 
     def tick(self) -> None:
         """Run the guest until it is idle or its budget is spent."""
@@ -163,7 +176,9 @@ class Run:
                 return
             self.state = State.TICKING
             if self.ticks == 0:
-                _asyncgens.install()  # Here, and not in start(): now the host is running.
+                # Here, and not in start(): now the host is running.
+                _asyncgens.install()
+                stepper.attach()
             self.ticks += 1
             error, self.error = self.error, None
             stepper.enter()
@@ -228,23 +243,45 @@ class Run:
                 raise
 
     def _on_work(self) -> None:
-        """Something outside a tick gave the loop work: no need to wait any more."""
+        """Something outside a tick gives the loop work: no need to wait any more."""
         if self.state is State.WAITING and self._wait is not None:
             ticket = self._wait.disarm()
             if ticket is not None:
                 self.state = State.POSTED
-                self._post(ticket)  # type: ignore[arg-type]
+                try:
+                    self.host.run_sync_soon_not_threadsafe(ticket)
+                except BaseException as exc:
+                    self._rescue(ticket)
+                    if not isinstance(exc, Exception):
+                        raise
+
+    def _rescue(self, ticket: Ticket) -> None:
+        """The host refused `ticket`, but who called us is a function of asyncio's.
+
+        To drive the loop to its end from inside of that would be to wait for what it has
+        not done yet. A worker thread comes a moment later, and finds the host gone.
+        """
+        with contextlib.suppress(Exception):
+            self._close_wait()
+        self._wait = ThreadWait(self._stepper)
+        self.state = State.WAITING
+        self._kept = ticket  # If there is no thread any more, _at_exit() will see to it.
+        with contextlib.suppress(Exception):
+            self._wait.arm(ticket, _RESCUE_DELAY)
+            self._kept = None
 
     def _is_ticking(self) -> bool:
         return self.state is State.TICKING
 
     def _close_wait(self) -> None:
-        if self._wait is not None:
-            self._wait.close()
+        wait, self._wait = self._wait, None
+        if wait is not None:
+            wait.close()
 
     def _forget(self) -> None:
         self.state = State.OVER
         _runs.pop(id(self._stepper.loop), None)
+        _lives.discard(self._life)
         if self.ticks > 0 and threading.get_ident() == self._thread_id:
             _asyncgens.remove()
 
@@ -301,6 +338,8 @@ class Run:
         """Cancel, and run the life to its end with blocking iterations, without a host."""
         stepper, life = self._stepper, self._life
         self._forget()
+        with contextlib.suppress(Exception):
+            self._close_wait()  # What a dead host says of its watch is of no use.
         stepper.adopt()
         with without_current_task():
             stepper.enter()
@@ -328,7 +367,20 @@ class Run:
             logger.warning("abandoned by its host: couldn't deliver the guest result: %r", value)
 
 
-# Every run that is not over, by the id() of its loop.
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """`method`, without keeping its object alive."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        strong = reference()
+        if strong is not None:
+            strong()
+
+    return call
+
+
+# Every life that is not over, and its run by the id() of the loop.
+_lives: Set[AnyLife] = set()
 _runs: weakref.WeakValueDictionary[int, Run] = weakref.WeakValueDictionary()
 
 
@@ -343,7 +395,7 @@ def _after_fork_in_child() -> None:
     # The descriptors are shared with the parent, and its thread is not here.
     for run in list(_runs.values()):
         run.state = State.OVER
-    _runs.clear()
+    _runs.clear()  # The lives stay, and so never meet the collector here.
 
 
 try:
@@ -616,5 +668,8 @@ def run(coro: AsyncFn[T], *args: Any, host: Host, **options: Any) -> T:
             host.run()
         raise
     if not outcomes:
+        abandoned = _runs.get(id(main.get_loop()))
+        if abandoned is not None:
+            abandoned.abandon()
         raise RuntimeError(f"{host!r}: run() returned before the guest was done")
     return outcomes.pop().unwrap()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import weakref
 from typing import (
     Any,
     AsyncIterable,
@@ -260,7 +261,7 @@ class Guest:
 
     def _end(self, result: outcome.Outcome[Any]) -> None:
         self.outcome = result
-        del _guests[id(self.loop)]
+        _guests.pop(id(self.loop), None)
         callers, self._callers = self._callers, {}
         for task, caller in callers.items():
             task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -282,7 +283,8 @@ class Guest:
             await self._ended.wait()
 
 
-_guests: Dict[int, Guest] = {}
+# By the id() of their loops; a run keeps its guest alive, and not the other way round.
+_guests: weakref.WeakValueDictionary[int, Guest] = weakref.WeakValueDictionary()
 
 
 def current_guest() -> Guest:

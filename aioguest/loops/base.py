@@ -35,6 +35,9 @@ class Stepper(ABC):
     def start(self, on_work: Callable[[], None]) -> None:
         """Begin the run, on the calling thread. The loop is left, not entered."""
 
+    def attach(self) -> None:  # noqa: B027  # an optional hook
+        """The first tick is about to begin: the host is running now."""
+
     @abstractmethod
     def enter(self) -> None:
         """Make the loop the running one, and asyncio the current library."""

@@ -213,9 +213,17 @@ class StdlibStepper(Stepper):
     def wake(self) -> None:
         self.loop._write_to_self()
 
+    def attach(self) -> None:
+        # Handlers of an earlier run_forever() of this loop.
+        if getattr(self.loop, "_signal_handlers", None) and _in_main_thread():
+            self._borrowed = Borrowed(self.loop._csock.fileno())
+
     def release(self) -> None:
         loop = self.loop
         loop._thread_id = None
+        if self._borrowed is not None:
+            borrowed, self._borrowed = self._borrowed, None
+            borrowed.give_back(borrowed.fd)
         for name in (*_BETWEEN_TICKS, *_WHOLE_RUN):
             vars(loop).pop(name, None)
         # What refers to us goes now: let the last reference be the last.
@@ -226,7 +234,10 @@ class StdlibStepper(Stepper):
         loop = self.loop
         loop._thread_id = None
         try:
-            loop.close()  # It removes the signal handlers, by our methods.
+            # close() would do it after it has closed the descriptor that signals write to.
+            for sig in list(getattr(loop, "_signal_handlers", ())):
+                loop.remove_signal_handler(sig)
+            loop.close()
         finally:
             self.release()
 
@@ -241,9 +252,10 @@ class StdlibStepper(Stepper):
         # The first thing that call_soon(), call_at(), create_task() and their like do, also
         # when the bound method was taken inside a tick. What they add is there by the time
         # that the host comes to the tick.
+        check_closed = self._loop_check_closed
         if threading.get_ident() == self.loop._thread_id:
-            self._on_work()
-        self._loop_check_closed()
+            self._on_work()  # If the host is gone, the loop is closed after this.
+        check_closed()
 
     def _create_task(self, *args: Any, **kwargs: Any) -> Any:
         # An eager task runs at once if the loop is running. Not in the host's time.
@@ -264,7 +276,7 @@ class StdlibStepper(Stepper):
 
     def _add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
         add, _, _ = self._loop_signals
-        if self._borrowed is not None or threading.current_thread() is not threading.main_thread():
+        if self._borrowed is not None or not _in_main_thread():
             return add(sig, callback, *args)  # type: ignore[no-any-return]
         borrowed = Borrowed(self.loop._csock.fileno())
         try:
@@ -279,7 +291,7 @@ class StdlibStepper(Stepper):
         if self._borrowed is None:
             return remove(sig)
         handlers = self.loop._signal_handlers
-        if threading.current_thread() is not threading.main_thread():
+        if not _in_main_thread():
             # Only when an abandoned run is wound down by another thread. Signals belong
             # to the main one: the handler, which does nothing by itself, must stay.
             logger.warning("cannot restore the handler of signal %d outside the main thread", sig)
@@ -369,6 +381,24 @@ def check_can_run(loop: Any) -> None:
     """Raise the RuntimeError that ``loop.run_forever()`` would raise here, if any."""
     loop._check_closed()
     loop._check_running()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def without_wakeup_fd(loop: Any) -> Iterator[None]:
+    """Take the wake-up descriptor from a loop that is not running, and give it back."""
+    if not getattr(loop, "_signal_handlers", None) or not _in_main_thread():
+        yield
+        return
+    fd = signal.set_wakeup_fd(-1)
+    try:
+        yield
+    finally:
+        if loop._signal_handlers:
+            signal.set_wakeup_fd(fd)
 
 
 @contextmanager

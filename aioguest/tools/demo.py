@@ -147,34 +147,24 @@ async def _demo(tally: _Tally, concurrency: int) -> None:
     if sys.stdout.isatty():
         print(end="\r\033[K")  # the progress
     names = ", ".join(sorted(tally.threads))
-    rows = [
-        (
-            "requests",
-            f"{tally.answered} in {seconds:.2f} s, {tally.answered / seconds:.0f} a second, "
-            f"{concurrency} at a time",
-        ),
-        (
-            "heartbeat",
-            f"{tally.beats} beats, one every {_BEAT * 1000:.0f} ms; the latest came "
-            f"{tally.latest * 1000:.1f} ms late",
-        ),
-        (
-            "guest.run()",
-            f"{tally.calls} calls from Trio into asyncio; the slowest took "
-            f"{tally.slowest * 1000:.1f} ms",
-        ),
-        ("threads", f"{len(tally.threads)} ({names})"),
-        ("ticks", f"{statistics.ticks}, with {statistics.iterations} iterations of asyncio's loop"),
-    ]
-    for name, value in rows:
-        print(f"{name:12} {value}")
+    print(
+        f"requests     {tally.answered} in {seconds:.2f} s, "
+        f"{tally.answered / seconds:.0f} a second, {concurrency} at a time\n"
+        f"heartbeat    {tally.beats} beats, one every {_BEAT * 1000:.0f} ms; "
+        f"the latest came {tally.latest * 1000:.1f} ms late\n"
+        f"guest.run()  {tally.calls} calls from Trio into asyncio; "
+        f"the slowest took {tally.slowest * 1000:.1f} ms\n"
+        f"threads      {len(tally.threads)} ({names})\n"
+        f"ticks        {statistics.ticks}, with {statistics.iterations} iterations of "
+        "asyncio's loop"
+    )
 
 
 def _allow_files(count: int) -> None:
     """Every request takes two descriptors, and some systems allow no more than 256."""
     try:
         import resource
-    except ImportError:
+    except ImportError:  # pragma: no cover  # Windows
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < count:
