@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import Any
+from typing import Any, List
 
 
 class _Installed(threading.local):
-    count = 0
+    """How many runs on this thread count on the finalizer."""
+
+    def __init__(self) -> None:
+        self.users: List[None] = []
 
 
-_installed = _Installed()
+_here = _Installed()
 
 
 def _finalize(generator: Any) -> None:
@@ -35,15 +38,17 @@ def _finalize(generator: Any) -> None:
     )
 
 
-def install() -> None:
-    """Look after this thread's generators if nobody else does. Call :func:`remove` after."""
-    _installed.count += 1
+def install() -> List[None]:
+    """Look after this thread's generators if nobody else does. :func:`remove` takes the result."""
+    users = _here.users
+    users.append(None)
     if sys.get_asyncgen_hooks() == (None, None):
         sys.set_asyncgen_hooks(finalizer=_finalize)
+    return users
 
 
-def remove() -> None:
-    """On the same thread. (A run that another thread had to end stays counted.)"""
-    _installed.count -= 1
-    if _installed.count == 0 and sys.get_asyncgen_hooks() == (None, _finalize):
+def remove(users: List[None]) -> None:
+    """From any thread. (On another one the hook stays until the next run's end there.)"""
+    users.pop()
+    if users is _here.users and not users and sys.get_asyncgen_hooks() == (None, _finalize):
         sys.set_asyncgen_hooks(finalizer=None)

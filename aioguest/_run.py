@@ -143,6 +143,7 @@ class Run:
         self._thread_id = threading.get_ident()
         self._driver = threading.Lock()
         self._wait: Optional[Wait] = None  # until the guest is idle for the first time
+        self._asyncgen_users: Optional[List[None]] = None
         self._kept: Optional[Ticket] = None
         self.state = State.POSTED
 
@@ -177,7 +178,7 @@ class Run:
             self.state = State.TICKING
             if self.ticks == 0:
                 # Here, and not in start(): now the host is running.
-                _asyncgens.install()
+                self._asyncgen_users = _asyncgens.install()
                 stepper.attach()
             self.ticks += 1
             error, self.error = self.error, None
@@ -282,8 +283,8 @@ class Run:
         self.state = State.OVER
         _runs.pop(id(self._stepper.loop), None)
         _lives.discard(self._life)
-        if self.ticks > 0 and threading.get_ident() == self._thread_id:
-            _asyncgens.remove()
+        if self._asyncgen_users is not None:
+            _asyncgens.remove(self._asyncgen_users)
 
     # The ways in which a run ends early.
 

@@ -137,7 +137,7 @@ class _Worker:
         self.deadline = math.inf
         self.sleeps_until = -math.inf  # The worker looks at the deadline then, or before.
         self.closing = False
-        self.failed = False
+        self.error: Optional[BaseException] = None  # what ended the thread
         self.thread = threading.Thread(
             target=self._work,
             name=f"aioguest-wait-{next(_numbers)}",
@@ -167,7 +167,7 @@ class _Worker:
             with self.lock:
                 self.sleeps_until = -math.inf
                 if error is not None:
-                    self.failed = True
+                    self.error = error
                     ticket = self.take_ticket()
                 elif ready or self.deadline <= time.monotonic():
                     ticket = self.take_ticket()
@@ -191,10 +191,12 @@ class ThreadWait(Wait):
 
     def arm(self, ticket: Ticket, timeout: Optional[float]) -> None:
         worker = self._worker
-        if worker is None or worker.failed:
+        if worker is None or worker.error is not None:
             worker = self._start()
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         with worker.lock:
+            if worker.error is not None:  # since just now
+                raise worker.error
             worker.ticket = ticket
             worker.deadline = deadline
             poke = deadline < worker.sleeps_until
