@@ -198,7 +198,10 @@ class Run:
                     except BaseException as exc:
                         error = exc  # The life's next step is told, whatever it is.
                     if self.state is not State.TICKING:
-                        return  # This is the child of a fork: the run is the parent's.
+                        # This is the child of a fork: the run is the parent's.
+                        if error is not None:
+                            raise error  # sys.exit(), say
+                        return
             finally:
                 stepper.leave()
         finally:

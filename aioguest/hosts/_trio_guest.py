@@ -232,10 +232,8 @@ class Guest:
             try:
                 await asyncio.wait({done})
             except asyncio.CancelledError as exc:
-                try:
-                    trio.lowlevel.current_trio_token()
-                except RuntimeError:
-                    raise exc from None  # Trio broke and is gone: nobody will set `done`.
+                if not trio_runs_here():
+                    raise  # Trio has crashed and is gone: nobody will set `done`.
                 cancelled = exc
                 scope.cancel()
         return cancelled
@@ -296,6 +294,15 @@ def current_guest() -> Guest:
     if guest is None:
         raise RuntimeError("this code does not run in an asyncio guest of Trio")
     return guest
+
+
+def trio_runs_here() -> bool:
+    """Whether this is called from inside of a Trio run."""
+    try:
+        trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _call(async_fn: Any, args: Any) -> Any:

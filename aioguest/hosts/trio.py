@@ -28,7 +28,7 @@ import trio
 from .._host import Host, Waiter, Watch
 from .._run import AsyncFn
 from ._trio_channel import Channel
-from ._trio_guest import Guest, current_guest
+from ._trio_guest import Guest, current_guest, trio_runs_here
 
 T = TypeVar("T")
 
@@ -164,6 +164,10 @@ class _TrioWatch(Watch):
                     if not self._armed:  # The guest is busy for longer than one tick.
                         self._parked = True
                         await trio.lowlevel.wait_task_rescheduled(abort)
+        except RuntimeError:
+            if trio_runs_here():
+                raise
+            # Trio has crashed, and the collector closes this coroutine: no scope can end.
         finally:
             if not self._closed:
                 waiter.on_host_end()  # Trio cancels its system tasks when main has ended.

@@ -27,12 +27,16 @@ class Borrowed:
         self.previous = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
         self._chain.append(self)
 
-    def give_back(self, current: int) -> None:
-        """The descriptor is free, and `current` had it last: hand it to who is next."""
+    def forget(self) -> None:
+        """Leave the chain. All that can be done outside the main thread."""
         self._chain.remove(self)
         for other in self._chain:
             if other.previous == self.fd:
                 other.previous = self.previous  # We were below it: close the gap.
+
+    def give_back(self, current: int) -> None:
+        """The descriptor is free, and `current` had it last: hand it to who is next."""
+        self.forget()
         signal.set_wakeup_fd(
             self.previous if current == self.fd else current, warn_on_full_buffer=False
         )

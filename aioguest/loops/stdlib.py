@@ -214,8 +214,9 @@ class StdlibStepper(Stepper):
         self.loop._write_to_self()
 
     def attach(self) -> None:
-        # Handlers of an earlier run_forever() of this loop.
-        if getattr(self.loop, "_signal_handlers", None) and _in_main_thread():
+        # Handlers that are older than the run: of a loop that is run again and again.
+        handlers = getattr(self.loop, "_signal_handlers", None)
+        if handlers and self._borrowed is None and _in_main_thread():
             self._borrowed = Borrowed(self.loop._csock.fileno())
 
     def release(self) -> None:
@@ -223,7 +224,10 @@ class StdlibStepper(Stepper):
         loop._thread_id = None
         if self._borrowed is not None:
             borrowed, self._borrowed = self._borrowed, None
-            borrowed.give_back(borrowed.fd)
+            if _in_main_thread():
+                borrowed.give_back(borrowed.fd)
+            else:
+                borrowed.forget()
         for name in (*_BETWEEN_TICKS, *_WHOLE_RUN):
             vars(loop).pop(name, None)
         # What refers to us goes now: let the last reference be the last.
