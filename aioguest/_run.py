@@ -64,7 +64,7 @@ from . import _asyncgens
 from ._host import CallbackHost, Host
 from ._life import AnyLife, Life
 from .loops.base import Progress, Stepper
-from .loops.stdlib import new_stepper, without_current_task
+from .loops.stdlib import new_stepper
 from .waits.base import Ticket, Wait
 from .waits.readiness import ReadinessWait
 from .waits.thread import ThreadWait
@@ -345,20 +345,19 @@ class Run:
         with contextlib.suppress(Exception):
             self._close_wait()  # What a dead host says of its watch is of no use.
         stepper.adopt()
-        with without_current_task():
-            stepper.enter()
-            try:
-                life.cancel(message)
-                over = False
-                while not over:
-                    try:
-                        stepper.run_blocking()
-                    except BaseException as exc:
-                        over = life.proceed(exc)
-                    else:
-                        over = life.proceed()
-            finally:
-                stepper.leave()
+        stepper.enter()
+        try:
+            life.cancel(message)
+            over = False
+            while not over:
+                try:
+                    stepper.run_blocking()
+                except BaseException as exc:
+                    over = life.proceed(exc)
+                else:
+                    over = life.proceed()
+        finally:
+            stepper.leave()
 
     def _log_outcome(self) -> None:
         outcome = self._life.outcome

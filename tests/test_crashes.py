@@ -258,7 +258,8 @@ def test_a_worker_that_fails_without_a_ticket_is_replaced(thread_kind, monkeypat
             (run,) = aioguest._run._runs.values()
             return run._wait._worker.error is not None
 
-        thread_kind.in_host(in_host)
+        # A few host turns later: the worker has been started.
+        thread_kind.in_host(thread_kind.in_host, thread_kind.in_host, in_host)
         result = await future
         await asyncio.sleep(0.002)
         return result
@@ -311,7 +312,7 @@ def test_a_sleeper_that_fails_reaches_done_callback(thread_kind, monkeypatch, er
             monkeypatch.setattr(cls, method, fail_once(getattr(cls, method), error(method)))
             handles.append(loop.call_later(60, future.set_result, None))
 
-        thread_kind.in_host(thread_kind.in_host, in_host)
+        thread_kind.in_host(thread_kind.in_host, thread_kind.in_host, in_host)
         try:
             await future
         finally:

@@ -1,6 +1,7 @@
 """Contract 3: it looks like ``asyncio.run()``. Where possible, compared with the real one."""
 
 import asyncio
+import inspect
 import contextvars
 import gc
 import logging
@@ -261,7 +262,7 @@ async def the_order_of_callbacks(log):
 PROGRAMS = [
     program
     for program in list(globals().values())
-    if asyncio.iscoroutinefunction(program) and program is not _raise
+    if inspect.iscoroutinefunction(program) and program is not _raise
 ]
 
 
@@ -505,7 +506,7 @@ def test_create_task_in_host_time_takes_a_name_and_fails_as_asyncio_does(kind):
 
         def in_host():
             with pytest.raises(TypeError):
-                loop.create_task(42)
+                tasks.append(loop.create_task(42))
             task = loop.create_task(child(), name="from the host")
             tasks.append(task)
             assert task.get_name() == "from the host"

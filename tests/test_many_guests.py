@@ -225,18 +225,14 @@ def test_a_loop_without_readers_gets_a_worker_thread():
         def add_reader(self, *args):  # as the proactor's
             raise NotImplementedError
 
-    async def host_main():
-        waiting = asyncio.ensure_future(run_asyncio(echo, 5))
-        threads = set()
-        while not waiting.done():
-            threads.update(guest_threads())
-            await asyncio.sleep(0.001)
-        assert len(threads) == 1
-        return await waiting
+    async def guest():
+        await asyncio.sleep(0.05)
+        assert len(guest_threads()) == 1
+        return await echo(5)
 
     loop = Loop()
     try:
-        assert loop.run_until_complete(host_main()) == 5
+        assert loop.run_until_complete(run_asyncio(guest)) == 5
     finally:
         loop.close()
 

@@ -51,6 +51,11 @@ _WHOLE_RUN = (
     "_process_self_data",
 )
 _thread_local = sniffio.thread_local
+# Python 3.14 enters no task while its thread is in a task of another loop: one of the host's,
+# in which the host called us, or in which the collector found that a guest was dropped.
+_swap_current_task: Any = None
+if sys.version_info >= (3, 14):
+    _swap_current_task = asyncio.tasks._swap_current_task
 
 
 class StdlibStepper(Stepper):
@@ -74,9 +79,6 @@ class StdlibStepper(Stepper):
         self.loop = loop
         self._ambient = ambient
         self.iterations = 0
-        self._select: Any = None  # the real one, while ours stands in for it
-        self._poll = self._select_without_blocking
-        self._found = False
         self._borrowed: Optional[Borrowed] = None
         self._outer: Any = None
 
@@ -104,11 +106,11 @@ class StdlibStepper(Stepper):
     def enter(self) -> None:
         loop = self.loop
         del loop._check_closed, loop.create_task
-        self._outer = (
-            asyncio._get_running_loop(),
-            _thread_local.name,
-            sys.get_asyncgen_hooks(),
-        )
+        outer = asyncio._get_running_loop()
+        task = None
+        if _swap_current_task is not None and outer is not None and outer is not loop:
+            task = _swap_current_task(outer, None)
+        self._outer = (outer, task, _thread_local.name, sys.get_asyncgen_hooks())
         asyncio._set_running_loop(loop)
         _thread_local.name = "asyncio"
         sys.set_asyncgen_hooks(
@@ -119,72 +121,63 @@ class StdlibStepper(Stepper):
 
     def leave(self) -> None:
         loop = self.loop
-        running, _thread_local.name, hooks = self._outer
+        outer, task, _thread_local.name, hooks = self._outer
         self._outer = None
         if loop._coroutine_origin_tracking_enabled:
             loop._set_coroutine_origin_tracking(False)
         sys.set_asyncgen_hooks(*hooks)
-        if self._ambient and loop._thread_id is not None and running is None:
-            running = loop
-        elif running is loop and loop._thread_id is None:
-            running = None
-        asyncio._set_running_loop(running)
+        if self._ambient and loop._thread_id is not None and outer is None:
+            outer = loop
+        elif outer is loop and loop._thread_id is None:
+            outer = None
+        asyncio._set_running_loop(outer)
+        if task is not None:
+            _swap_current_task(outer, task)
         if loop._thread_id is not None:
             self._install_hooks()
 
     def run(self, end: float) -> Progress:
+        # The hot path: nothing here is one call deeper than it must be.
         loop = self.loop
         run_once = loop._run_once
         clock = time.monotonic
         iterations = 0
-        busy = True
+        selector: Any = None
+        select: Any = None
+        found = False
+
+        def poll(timeout: Optional[float]) -> Any:
+            """Stands in for ``select()`` once, in an iteration with nothing ready."""
+            nonlocal found
+            selector.select = select
+            events = select(0)
+            found = bool(events) or timeout == 0  # 0: a timer is due
+            return events
+
         try:
             while True:
                 iterations += 1
                 if loop._ready or loop._stopping:
                     run_once()
                 else:
-                    busy = self._poll_and_run()
+                    selector = loop._selector
+                    select = selector.select
+                    selector.select = poll
+                    run_once()
+                    if not (found or loop._ready or loop._stopping):
+                        return Progress.IDLE
                 if loop._stopping:
                     loop._stopping = False
                     return Progress.STOPPED
-                if not busy:
-                    return Progress.IDLE
                 if clock() >= end:
                     return Progress.BUSY
         finally:
             self.iterations += iterations
-
-    def _poll_and_run(self) -> bool:
-        """One iteration of a loop with nothing ready. Returns False if there is no work."""
-        loop = self.loop
-        selector = loop._selector
-        select = selector.select
-        self._select = select
-        selector.select = self._poll
-        try:
-            loop._run_once()
-        finally:
-            if self._select is not None:  # It failed before it came to the poll.
-                self._restore_select(selector, select)
-        return self._found or bool(loop._ready)
-
-    def _select_without_blocking(self, timeout: Optional[float]) -> Any:
-        """Stands in for ``select()`` in such an iteration, once."""
-        selector = self.loop._selector
-        select = self._select
-        self._restore_select(selector, select)
-        events = select(0)
-        self._found = bool(events) or timeout == 0  # 0: a timer is due
-        return events
-
-    def _restore_select(self, selector: Any, select: Any) -> None:
-        self._select = None
-        own = getattr(select, "__self__", None) is selector
-        if own:
-            del selector.select  # so that the class's own is found again
-        else:
-            selector.select = select  # somebody had replaced it
+            if selector is not None and selector.select in (poll, select):
+                if getattr(select, "__self__", None) is selector:
+                    vars(selector).pop("select", None)  # so that the class's own is found
+                else:
+                    selector.select = select  # which somebody had put there
 
     def run_blocking(self) -> None:
         loop = self.loop
@@ -231,7 +224,7 @@ class StdlibStepper(Stepper):
         for name in (*_BETWEEN_TICKS, *_WHOLE_RUN):
             vars(loop).pop(name, None)
         # What refers to us goes now: let the last reference be the last.
-        del self._poll, self._loop_check_closed, self._loop_create_task, self._loop_stop
+        del self._loop_check_closed, self._loop_create_task, self._loop_stop
         del self._loop_signals
 
     def release_and_close(self) -> None:
@@ -403,21 +396,3 @@ def without_wakeup_fd(loop: Any) -> Iterator[None]:
     finally:
         if loop._signal_handlers:
             signal.set_wakeup_fd(fd)
-
-
-@contextmanager
-def without_current_task() -> Iterator[None]:
-    """Set aside the task that the host (an asyncio loop) is running, if it is in one.
-
-    Python 3.14 enters no task of a loop while this thread is in a task of another one.
-    """
-    host = asyncio._get_running_loop()
-    swap = getattr(asyncio.tasks, "_swap_current_task", None)  # 3.12
-    if host is None or swap is None:
-        yield
-        return
-    task = swap(host, None)
-    try:
-        yield
-    finally:
-        swap(host, task)
