@@ -119,7 +119,7 @@ class Life:
 
     def cancel(self, message: str) -> None:
         """Cancel the main task, or once it has ended every task, naming the reason."""
-        tasks = asyncio.all_tasks(self._loop) if self._main.done() else {self._main}
+        tasks = self._stepper.all_tasks() if self._main.done() else {self._main}
         for task in tasks:
             if sys.version_info >= (3, 9):
                 task.cancel(message)
@@ -162,7 +162,7 @@ class Life:
         """Begin `phase`, or the first one after it that has something to wait for."""
         loop: Any = self._loop  # AbstractEventLoop does not declare the executor's timeout.
         if phase is Phase.LEFTOVERS:
-            self._leftovers = list(asyncio.all_tasks(loop))
+            self._leftovers = list(self._stepper.all_tasks())
             if self._leftovers:
                 for task in self._leftovers:
                     task.cancel()

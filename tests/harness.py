@@ -8,6 +8,7 @@ the host loop alone, for the tests that start their guests themselves.
 import asyncio
 import collections
 import contextlib
+import importlib.util
 import os
 import select
 import socket
@@ -309,7 +310,7 @@ def make_kinds():
         AsyncioKind("asyncio+thread", readiness=False),
         AsyncioKind("asyncio+readiness", readiness=True),
     ]
-    if sys.version_info < (3, 14):  # newer ones may have no wheel of uvloop
+    if importlib.util.find_spec("uvloop"):  # Not every Python has a wheel of it.
         import uvloop
 
         uvloop.new_event_loop().close()  # libuv opens descriptors of its own, once.

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from aioguest.loops.stdlib import StdlibStepper, check_can_run, new_stepper, without_current_task
+from aioguest.loops.stdlib import StdlibStepper, check_can_run, new_stepper
 from aioguest.waits.readiness import ReadinessWait
 from aioguest.waits.thread import ThreadWait, _Blocking, _NestedEpoll
 
@@ -277,17 +277,3 @@ def test_check_can_run_refuses_what_run_forever_refuses():
     loop.close()
     with pytest.raises(RuntimeError, match="closed"):
         check_can_run(loop)
-
-
-def test_without_current_task_sets_the_hosts_task_aside():
-    with without_current_task():
-        pass  # There is none.
-
-    async def main():
-        task = asyncio.current_task()
-        with without_current_task():
-            inside = asyncio.current_task()
-        assert asyncio.current_task() is task
-        return inside in (None, task)  # Before 3.12 it needs no help.
-
-    assert asyncio.run(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from enum import Enum
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Set
 
 
 class Progress(Enum):
@@ -76,6 +76,10 @@ class Stepper(ABC):
     @abstractmethod
     def wake(self) -> None:
         """Make :meth:`block` return."""
+
+    @abstractmethod
+    def all_tasks(self) -> Set[asyncio.Task[Any]]:
+        """The loop's tasks that are not done, also those of another thread's time."""
 
     @abstractmethod
     def adopt(self) -> None:

@@ -32,7 +32,7 @@ import threading
 import time
 from contextlib import contextmanager
 from logging import getLogger
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional, Set
 
 import sniffio
 
@@ -205,6 +205,16 @@ class StdlibStepper(Stepper):
 
     def wake(self) -> None:
         self.loop._write_to_self()
+
+    def all_tasks(self) -> Set[asyncio.Task[Any]]:
+        # Python 3.14 has a list of tasks for each thread, and looks into the other ones only
+        # if the loop is not running in this one. An abandoned loop can have changed threads.
+        running = asyncio._get_running_loop()
+        asyncio._set_running_loop(None)
+        try:
+            return asyncio.all_tasks(self.loop)
+        finally:
+            asyncio._set_running_loop(running)
 
     def attach(self) -> None:
         # Handlers that are older than the run: of a loop that is run again and again.
