@@ -1,4 +1,4 @@
-# ruff: noqa: PT031  # a guest is abandoned in steps
+# a guest is abandoned in steps
 """Contract 12: a host that stops early abandons its guest, which ends all the same."""
 
 import asyncio

@@ -41,7 +41,7 @@ def test_the_guests_generators_are_finalized_in_the_guest(kind):
         await agen.__anext__()
         del agen
         gc.collect(0)
-        while "finalized" not in log:  # noqa: ASYNC110
+        while "finalized" not in log:
             await asyncio.sleep(0)
         log.append("main")
 
@@ -56,7 +56,7 @@ def test_the_guests_generators_dropped_by_the_host_are_finalized_in_the_guest(ki
         keep = [generator(log, wait=True)]
         await keep[0].__anext__()
         kind.in_host(keep.clear)
-        while "finalized" not in log:  # noqa: ASYNC110
+        while "finalized" not in log:
             await asyncio.sleep(0.001)
 
     kind.run(main)

@@ -209,7 +209,7 @@ def test_an_owning_loop_whose_host_drops_it_is_stopped(hosts):
             self.todo.clear()
 
     async def main():
-        while True:  # noqa: ASYNC110
+        while True:
             await asyncio.sleep(0)
 
     def new_host():

@@ -94,7 +94,7 @@ def test_guests_wake_each_other(kind):
         return await mailbox[0][1]
 
     async def second():
-        while not mailbox:  # noqa: ASYNC110
+        while not mailbox:
             await asyncio.sleep(0)
         _, future = mailbox[0]
         future.set_result("from the second")  # On one thread: no lock, no call_soon_threadsafe.

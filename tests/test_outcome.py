@@ -165,7 +165,7 @@ def test_a_busy_guest_does_not_starve_the_host(kind, options):
                 kind.in_host(in_host)
 
         kind.in_host(in_host)
-        while len(turns) < 10:  # noqa: ASYNC110
+        while len(turns) < 10:
             await asyncio.sleep(0)
         return len(turns)
 

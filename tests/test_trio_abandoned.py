@@ -1,7 +1,5 @@
 """A raw guest that still runs when trio.run()'s main task ends."""
 
-# ruff: noqa: ASYNC110, PT031
-
 import asyncio
 import contextlib
 import gc

@@ -1,7 +1,5 @@
 """Which library runs now? sniffio, anyio, httpx and aiologic see the right one at any moment."""
 
-# ruff: noqa: ASYNC110
-
 import asyncio
 import threading
 

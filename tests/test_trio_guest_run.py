@@ -1,7 +1,5 @@
 """open_guest() and Guest.run(): Trio calls a long-lived asyncio loop."""
 
-# ruff: noqa: ASYNC110, PT012
-
 import asyncio
 import contextvars
 import sys

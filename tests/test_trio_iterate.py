@@ -1,7 +1,5 @@
 """Guest.iterate() and Guest.iterate_trio(): async iterables across the border."""
 
-# ruff: noqa: PT012
-
 import asyncio
 import contextvars
 import sys

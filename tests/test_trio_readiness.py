@@ -1,7 +1,5 @@
 """TrioHost: guests that wait by Trio itself, without a thread; and the thread wait in Trio."""
 
-# ruff: noqa: ASYNC110
-
 import asyncio
 import math
 import sys

@@ -1,7 +1,5 @@
 """run_asyncio(): one asyncio program inside a Trio task."""
 
-# ruff: noqa: ASYNC110, PT012
-
 import asyncio
 import contextvars
 import sys

@@ -1,7 +1,5 @@
 """Signals and the wake-up descriptor, under Trio."""
 
-# ruff: noqa: ASYNC110
-
 import asyncio
 import os
 import signal

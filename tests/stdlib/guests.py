@@ -11,7 +11,6 @@ import json
 import os
 import select
 import sys
-import threading
 import time
 import unittest
 import warnings
@@ -72,8 +71,9 @@ def guest_host(name, wait):
                 os.read(self.pipe[0], 65536)
             if watch is not None and watch.fd in ready:
                 watch.waiter.on_readable()
-            if watch is self.watched and watch is not None:
-                if watch.at is not None and watch.at <= time.monotonic():
+            if watch is not None and watch is self.watched:
+                due = watch.at
+                if due is not None and due <= time.monotonic():
                     watch.at = None
                     watch.waiter.on_timer()
             for _ in range(len(self.todo)):
@@ -223,5 +223,4 @@ def main():
 
 
 if __name__ == "__main__":
-    threading.current_thread()
     main()
