@@ -21,7 +21,8 @@ test: $(VENV)/.test
 
 coverage: $(VENV)/.test
 	$(RUN) -m coverage erase
-	$(RUN) -m coverage run -m pytest $(ARGS)
+	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/.coverage \
+		$(RUN) -m coverage run -m pytest $(ARGS)
 	$(RUN) -m coverage combine -q
 	$(RUN) -m coverage report --fail-under=100
 

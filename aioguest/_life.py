@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from .loops.base import Stepper
 
-# Seconds that asyncio.Runner gives the executor's threads (asyncio.constants since 3.12).
-_EXECUTOR_TIMEOUT = 300
+# Seconds that asyncio.Runner gives the executor's threads, since Python 3.12.
+_EXECUTOR_TIMEOUT = (300,) if sys.version_info >= (3, 12) else ()
 
 
 class Phase(Enum):
@@ -121,10 +121,7 @@ class Life:
         """Cancel the main task, or once it has ended every task, naming the reason."""
         tasks = self._stepper.all_tasks() if self._main.done() else {self._main}
         for task in tasks:
-            if sys.version_info >= (3, 9):
-                task.cancel(message)
-            else:
-                task.cancel()
+            task.cancel(*((message,) if sys.version_info >= (3, 9) else ()))
 
     def _fail(self, error: BaseException) -> None:
         """Make `error` the outcome; an earlier failure becomes its context."""
@@ -172,12 +169,9 @@ class Life:
         if phase is Phase.ASYNCGENS:
             self._wait_for_task(loop.shutdown_asyncgens())
         elif phase is Phase.EXECUTOR:
-            if sys.version_info >= (3, 12):
-                self._wait_for_task(loop.shutdown_default_executor(_EXECUTOR_TIMEOUT))
-            elif sys.version_info >= (3, 9):
-                self._wait_for_task(loop.shutdown_default_executor())
-            else:
-                return Phase.CLOSE  # 3.8 has no such method: closing shuts it down.
+            if sys.version_info < (3, 9):  # pragma: no cover
+                return Phase.CLOSE  # There is no such method: closing shuts it down.
+            self._wait_for_task(loop.shutdown_default_executor(*_EXECUTOR_TIMEOUT))
         return phase
 
     def _report_leftovers(self) -> None:

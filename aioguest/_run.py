@@ -200,7 +200,7 @@ class Run:
                     if self.state is not State.TICKING:
                         # This is the child of a fork: the run is the parent's.
                         if error is not None:
-                            raise error  # sys.exit(), say
+                            raise error  # SystemExit, say
                         return
             finally:
                 stepper.leave()
@@ -406,7 +406,7 @@ try:
     threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
 except (AttributeError, RuntimeError):  # 3.8, or imported while the interpreter exits
     atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # not on Windows
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
@@ -530,7 +530,7 @@ def _new_main_task(
         main = loop.create_task(coro)
     elif sys.version_info >= (3, 11):
         main = loop.create_task(coro, context=context)
-    else:
+    else:  # pragma: no cover
         main = context.run(loop.create_task, coro)
     if not asyncio.isfuture(main):
         raise TypeError(f"the task factory must return an asyncio.Task, not {main!r}")

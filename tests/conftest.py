@@ -29,33 +29,24 @@ def queue_kind(request):
 SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-@pytest.fixture(autouse=True)
-def audit():
-    """Nothing of a guest is left behind by any test."""
-    descriptors = open_descriptors()
-    threads = guest_threads()  # none, or those of a test that has failed already
-    runs = list(aioguest._run._runs.values())
-    users = len(aioguest._asyncgens._here.users)
-    handlers = [signal.getsignal(sig) for sig in SIGNALS]
-    yield
-    for _ in range(100):  # A worker that ended its own run is on its way out.
-        if set(guest_threads()) <= set(threads):
-            break
-        time.sleep(0.01)
-    assert [name for name in guest_threads() if name not in threads] == []
-    if set(open_descriptors()) - set(descriptors):
-        gc.collect()  # An exception's traceback may keep a test's own sockets.
-    left = {k: v for k, v in open_descriptors().items() if k not in descriptors}
-    assert left == {}
-    ambient = {
+def _state():
+    return {
         "sniffio": sniffio.thread_local.name,
         "running loop": asyncio._get_running_loop(),
         "asyncgen hooks": sys.get_asyncgen_hooks(),
         "origin tracking": sys.get_coroutine_origin_tracking_depth(),
         "wakeup fd": signal.set_wakeup_fd(-1),
         "signal handlers": [signal.getsignal(sig) for sig in SIGNALS],
+        "borrowed wakeup fds": list(Borrowed._chain),
+        "threads": set(guest_threads()),
+        "descriptors": set(open_descriptors().items()),
+        "runs": set(aioguest._run._runs.values()),
+        "users of our asyncgen hook": len(aioguest._asyncgens._here.users),
     }
-    # One test's mess is not the next one's.
+
+
+def _clean_up(handlers):
+    """One test's mess is not the next one's."""
     sniffio.thread_local.name = None
     asyncio._set_running_loop(None)
     sys.set_asyncgen_hooks(None, None)
@@ -63,13 +54,24 @@ def audit():
     for sig, handler in zip(SIGNALS, handlers):
         signal.signal(sig, handler)
     Borrowed._chain.clear()
-    assert ambient == {
-        "sniffio": None,
-        "running loop": None,
-        "asyncgen hooks": (None, None),
-        "origin tracking": 0,
-        "wakeup fd": -1,
-        "signal handlers": handlers,
-    }
-    assert [run for run in aioguest._run._runs.values() if run not in runs] == []
-    assert len(aioguest._asyncgens._here.users) == users
+    aioguest._asyncgens._here.users.clear()
+    aioguest._run._runs.clear()
+
+
+@pytest.fixture(autouse=True)
+def audit():
+    """Nothing of a guest is left behind by any test."""
+    before = _state()
+    yield
+    for _ in range(100):  # A worker that ended its own run is on its way out.
+        if set(guest_threads()) <= before["threads"]:
+            break
+        time.sleep(0.01)
+    if set(open_descriptors().items()) - before["descriptors"]:
+        gc.collect()  # An exception's traceback may keep a test's own sockets.
+    after = _state()
+    _clean_up(before["signal handlers"])
+    for name in ("threads", "descriptors"):  # One more may have gone in the meantime.
+        after[name] -= before[name]
+        before[name] = set()
+    assert after == before

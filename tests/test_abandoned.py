@@ -326,6 +326,9 @@ def test_a_guest_may_be_abandoned_while_it_shuts_down(guest, watches, phase):
             run.abandon()
             host.todo.clear()
         run.abandon()  # once only
+    for thread in threading.enumerate():
+        if thread.name.startswith("asyncio_"):
+            thread.join()
     assert guest.loop.is_closed()
     if phase == "leftover":
         assert guest.log == ["cancelled again"]

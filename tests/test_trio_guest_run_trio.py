@@ -341,3 +341,32 @@ async def test_a_trio_nursery_and_an_asyncio_task_share_an_event_loop_of_work():
     async with trio.open_nursery() as nursery:
         assert await run_asyncio(program, nursery) == b"to trio\n"
         nursery.cancel_scope.cancel()
+
+
+def break_the_selector():
+    """Every phase of the life fails, and the loop closes over its pending tasks."""
+
+    def broken(timeout):
+        raise OSError("the selector broke")
+
+    asyncio.get_running_loop()._selector.select = broken
+
+
+async def test_a_call_into_trio_is_cancelled_when_the_guest_breaks():
+    ended = []
+
+    async def forever():
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append("trio")
+
+    async def program():
+        asyncio.get_running_loop().call_later(0.001, break_the_selector)
+        await current_guest().run_trio(forever)
+
+    with pytest.raises(OSError, match="the selector broke"):
+        async with open_guest() as guest:
+            await guest.run(program)
+    await trio.testing.wait_all_tasks_blocked()
+    assert ended == ["trio"]

@@ -14,6 +14,8 @@ from typing import (
     Dict,
     Generic,
     Optional,
+    Set,
+    Tuple,
     TypeVar,
 )
 
@@ -45,6 +47,7 @@ class Guest:
         # What would wait for ever if the loop broke: the callers of run() and the pumps of
         # iterate(), by their tasks.
         self._callers: Dict[asyncio.Task[Any], trio.lowlevel.Task] = {}
+        self._scopes: Set[trio.CancelScope] = set()
         self._pumps: Dict[asyncio.Task[Any], _Pump[Any]] = {}
 
     # Trio calls asyncio
@@ -70,8 +73,8 @@ class Guest:
         self._callers[task] = caller
 
         def finished(_: Any) -> None:
-            if self._callers.pop(task, None) is not None:
-                trio.lowlevel.reschedule(caller)
+            del self._callers[task]
+            trio.lowlevel.reschedule(caller)
 
         def abort(raise_it: Any) -> trio.lowlevel.Abort:
             nonlocal raise_cancel
@@ -131,25 +134,19 @@ class Guest:
         the Trio call is cancelled (``trio.CancelScope.cancel()``) and awaited, and
         ``asyncio.CancelledError`` comes out.
         """
-        done = self._new_future()
-        scope = trio.CancelScope()
+        result: Any = None  # None: it was cancelled
 
-        async def call() -> None:
-            result: Any = None  # it was cancelled
+        async def work() -> None:
+            nonlocal result
             try:
-                with scope:
-                    result = outcome.Value(await async_fn(*args))
+                result = outcome.Value(await async_fn(*args))
             except trio.Cancelled:
-                raise  # Trio itself is ending.
+                raise
             except BaseException as exc:
                 result = outcome.Error(exc)
-            finally:
-                if not done.done():
-                    done.set_result(result)
 
-        self._spawn(call, async_fn)
+        done, scope = self._spawn(work, async_fn)
         cancelled = await self._until(done, scope)
-        result = done.result()
         if result is not None and (cancelled is None or isinstance(result, outcome.Error)):
             value: T = result.unwrap()
             return value
@@ -161,18 +158,7 @@ class Guest:
         As :meth:`iterate`, the other way round.
         """
         pump = _Pump(iterable)
-        scope = trio.CancelScope()
-        done = self._new_future()
-
-        async def work() -> None:
-            try:
-                with scope:
-                    await pump.work()
-            finally:
-                if not done.done():
-                    done.set_result(None)
-
-        self._spawn(work, iterable)
+        done, scope = self._spawn(pump.work, iterable)
         asked = False
         try:
             while True:
@@ -209,22 +195,34 @@ class Guest:
         if self._is_closing():
             raise trio.ClosedResourceError("this asyncio guest has ended")
 
-    def _new_future(self) -> asyncio.Future[Any]:
+    def _spawn(
+        self, work: Callable[[], Awaitable[None]], what: Any
+    ) -> Tuple[asyncio.Future[None], trio.CancelScope]:
+        """Run `work` in a Trio task. Returns a future for its end, and its cancel scope."""
         if asyncio._get_running_loop() is not self.loop:
             raise RuntimeError("this is for tasks of the guest's own asyncio loop")
-        return self.loop.create_future()
+        done: asyncio.Future[None] = self.loop.create_future()
+        scope = trio.CancelScope()
 
-    def _spawn(self, async_fn: Callable[[], Awaitable[None]], what: Any) -> None:
+        async def call() -> None:
+            try:
+                with scope:
+                    await work()
+            finally:
+                self._scopes.discard(scope)
+                if not self.loop.is_closed():
+                    done.set_result(None)
+
         # A system task: the asyncio task that waits for it is its parent. So an asyncio
         # `finally` block can still call Trio while the guest is being cancelled by it.
+        self._scopes.add(scope)
         trio.lowlevel.spawn_system_task(
-            async_fn,
-            name=f"aioguest call of {what!r}",
-            context=contextvars.copy_context(),
+            call, name=f"aioguest call of {what!r}", context=contextvars.copy_context()
         )
+        return done, scope
 
     async def _until(
-        self, done: asyncio.Future[Any], scope: trio.CancelScope
+        self, done: asyncio.Future[None], scope: trio.CancelScope
     ) -> Optional[asyncio.CancelledError]:
         """Wait for `done`, cancelling `scope` when cancelled. Returns that cancellation."""
         cancelled = None
@@ -268,6 +266,8 @@ class Guest:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             pump.error = pump.error or asyncio.CancelledError()
             pump.replies.close()
+        for scope in self._scopes:  # Calls into Trio that nobody waits for any more.
+            scope.cancel()
         self._ended.set()
         self._on_end()
 
@@ -275,7 +275,7 @@ class Guest:
         await self._closing
 
     async def _close(self) -> None:
-        if not self._closing.done():
+        if not self._is_closing():
             self._closing.set_result(None)
         with trio.CancelScope(shield=True):
             await self._ended.wait()

@@ -54,7 +54,7 @@ _thread_local = sniffio.thread_local
 # Python 3.14 enters no task while its thread is in a task of another loop: one of the host's,
 # in which the host called us, or in which the collector found that a guest was dropped.
 _swap_current_task: Any = None
-if sys.version_info >= (3, 14):
+if sys.version_info >= (3, 14):  # pragma: no cover
     _swap_current_task = asyncio.tasks._swap_current_task
 
 
@@ -108,7 +108,7 @@ class StdlibStepper(Stepper):
         del loop._check_closed, loop.create_task
         outer = asyncio._get_running_loop()
         task = None
-        if _swap_current_task is not None and outer is not None and outer is not loop:
+        if _swap_current_task is not None and outer is not None:  # pragma: no cover  # 3.14
             task = _swap_current_task(outer, None)
         self._outer = (outer, task, _thread_local.name, sys.get_asyncgen_hooks())
         asyncio._set_running_loop(loop)
@@ -131,7 +131,7 @@ class StdlibStepper(Stepper):
         elif outer is loop and loop._thread_id is None:
             outer = None
         asyncio._set_running_loop(outer)
-        if task is not None:
+        if task is not None:  # pragma: no cover  # 3.14
             _swap_current_task(outer, task)
         if loop._thread_id is not None:
             self._install_hooks()
