@@ -200,7 +200,7 @@ class Run:
                     if self.state is not State.TICKING:
                         # This is the child of a fork: the run is the parent's.
                         if error is not None:
-                            raise error  # SystemExit, say
+                            raise error  # pragma: no cover  # SystemExit, say
                         return
             finally:
                 stepper.leave()

@@ -164,7 +164,7 @@ class _TrioWatch(Watch):
                     if not self._armed:  # The guest is busy for longer than one tick.
                         self._parked = True
                         await trio.lowlevel.wait_task_rescheduled(abort)
-        except RuntimeError:
+        except RuntimeError:  # pragma: no cover  # seen only while the interpreter exits
             if trio_runs_here():
                 raise
             # Trio has crashed, and the collector closes this coroutine: no scope can end.

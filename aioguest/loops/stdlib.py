@@ -78,6 +78,7 @@ class StdlibStepper(Stepper):
     def __init__(self, loop: Any, ambient: bool) -> None:
         self.loop = loop
         self._ambient = ambient
+        self._started = False
         self.iterations = 0
         self._borrowed: Optional[Borrowed] = None
         self._outer: Any = None
@@ -98,10 +99,11 @@ class StdlibStepper(Stepper):
         loop.remove_signal_handler = self._remove_signal_handler
         loop._process_self_data = self._process_self_data
         self.adopt()
+        self._started = True
         self._install_hooks()
 
     def adopt(self) -> None:
-        self.loop._thread_id = threading.get_ident()
+        self._thread_id = self.loop._thread_id = threading.get_ident()
 
     def enter(self) -> None:
         loop = self.loop
@@ -112,6 +114,7 @@ class StdlibStepper(Stepper):
             task = _swap_current_task(outer, None)
         self._outer = (outer, task, _thread_local.name, sys.get_asyncgen_hooks())
         asyncio._set_running_loop(loop)
+        loop._thread_id = self._thread_id  # 3.13 resets it when it refuses a run_forever().
         _thread_local.name = "asyncio"
         sys.set_asyncgen_hooks(
             firstiter=loop._asyncgen_firstiter_hook, finalizer=loop._asyncgen_finalizer_hook
@@ -126,14 +129,14 @@ class StdlibStepper(Stepper):
         if loop._coroutine_origin_tracking_enabled:
             loop._set_coroutine_origin_tracking(False)
         sys.set_asyncgen_hooks(*hooks)
-        if self._ambient and loop._thread_id is not None and outer is None:
+        if self._ambient and self._started and outer is None:
             outer = loop
-        elif outer is loop and loop._thread_id is None:
+        elif outer is loop and not self._started:
             outer = None
         asyncio._set_running_loop(outer)
         if task is not None:  # pragma: no cover  # 3.14
             _swap_current_task(outer, task)
-        if loop._thread_id is not None:
+        if self._started:
             self._install_hooks()
 
     def run(self, end: float) -> Progress:
@@ -224,6 +227,7 @@ class StdlibStepper(Stepper):
 
     def release(self) -> None:
         loop = self.loop
+        self._started = False
         loop._thread_id = None
         if self._borrowed is not None:
             borrowed, self._borrowed = self._borrowed, None
@@ -260,7 +264,7 @@ class StdlibStepper(Stepper):
         # when the bound method was taken inside a tick. What they add is there by the time
         # that the host comes to the tick.
         check_closed = self._loop_check_closed
-        if threading.get_ident() == self.loop._thread_id:
+        if threading.get_ident() == self._thread_id:
             self._on_work()  # If the host is gone, the loop is closed after this.
         check_closed()
 
