@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/python
 
-.PHONY: help demo test coverage lint bench clean
+.PHONY: help demo test test-stdlib coverage lint bench clean
 
 help:
 	@echo "make demo      run the demonstration: aiohttp inside Trio"
 	@echo "make test      run the tests"
 	@echo "make coverage  run the tests and demand full coverage of the core"
+	@echo "make test-stdlib  asyncio's own tests, with its loops as guests (ARGS=--help)"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     measure speed against plain asyncio and the peers"
 	@echo "make clean     remove the environment"
@@ -25,6 +26,9 @@ coverage: $(VENV)/.test
 		$(RUN) -m coverage run -m pytest $(ARGS)
 	$(RUN) -m coverage combine -q
 	$(RUN) -m coverage report --fail-under=100
+
+test-stdlib: $(VENV)/.test
+	$(RUN) tests/stdlib/run.py $(ARGS)
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .

@@ -38,8 +38,8 @@ __all__ = ["Channel", "Guest", "TrioHost", "current_guest", "open_guest", "run_a
 class _Poster:
     """Calls functions soon: a system task, one for each Trio run.
 
-    It costs a tenth of the Trio token's queue, which has to wake Trio by a socket. When
-    Trio ends its system tasks, the token takes over, to the very end.
+    The Trio token's queue would do, but it wakes Trio by a socket each time. When Trio ends
+    its system tasks, the token takes over, to the very end.
     """
 
     def __init__(self) -> None:
