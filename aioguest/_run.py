@@ -197,10 +197,10 @@ class Run:
                             break
                     except BaseException as exc:
                         error = exc  # The life's next step is told, whatever it is.
-                    if self.state is not State.TICKING:
+                    if self.state is not State.TICKING:  # pragma: no cover
                         # This is the child of a fork: the run is the parent's.
                         if error is not None:
-                            raise error  # pragma: no cover  # SystemExit, say
+                            raise error  # SystemExit, say
                         return
             finally:
                 stepper.leave()
