@@ -124,6 +124,8 @@ class _Ticket:
 class Run:
     """One guest's life in one host."""
 
+    state = State.OVER  # until start()
+
     def __init__(
         self,
         host: Host,
@@ -145,10 +147,10 @@ class Run:
         self._wait: Optional[Wait] = None  # until the guest is idle for the first time
         self._asyncgen_users: Optional[List[None]] = None
         self._kept: Optional[Ticket] = None
-        self.state = State.POSTED
 
     def start(self) -> None:
         self._stepper.start(_weakly(self._on_work))
+        self.state = State.POSTED
         _runs[id(self._stepper.loop)] = self
         _lives.add(self._life)
         ticket = _Ticket(self)
