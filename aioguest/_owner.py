@@ -14,7 +14,7 @@ from typing import Any, Callable, List, Optional
 from ._host import Host
 from ._life import Forever
 from ._run import DEFAULT_TICK_BUDGET, Run, check_budget
-from .loops.stdlib import check_can_run, new_stepper, without_wakeup_fd
+from .loops.stdlib import check_can_run, new_stepper, signals_between_runs
 
 
 def loop_factory(
@@ -66,7 +66,7 @@ def run_forever(loop: Any, new_host: Callable[[], Host], tick_budget: float, amb
         host.quit()
 
     run = Run(host, stepper, partial(Forever, stepper), done, tick_budget)
-    with without_wakeup_fd(loop):
+    with signals_between_runs(loop):
         run.start()
         try:
             host.run()

@@ -227,3 +227,71 @@ def test_an_owning_loop_whose_host_drops_it_is_stopped(hosts):
         loop._run_once()
     finally:
         loop.close()
+
+
+class GreedyHost(QueueHost):
+    """Takes the wake-up descriptor for as long as it runs, and lets signals arrive around it."""
+
+    def run(self):
+        receive, send = os.pipe()
+        os.set_blocking(send, False)
+        assert signal.set_wakeup_fd(send) == -1
+        os.kill(os.getpid(), signal.SIGUSR1)  # before the guest's first tick
+        try:
+            super().run()
+            os.kill(os.getpid(), signal.SIGUSR1)  # after its last one
+        finally:
+            assert signal.set_wakeup_fd(-1) == send
+            os.close(receive)
+            os.close(send)
+
+
+def test_handlers_outlive_a_run_and_miss_no_signal_between_runs():
+    heard = []
+
+    def new_host():
+        hosts.append(GreedyHost(watches=True))
+        return hosts[-1]
+
+    async def until(number):
+        while len(heard) < number:
+            await asyncio.sleep(0.001)
+
+    hosts = []
+    loop = loop_factory(new_host)()
+    try:
+        loop.add_signal_handler(signal.SIGUSR1, heard.append, None)
+        loop.run_until_complete(until(1))  # from the host's start
+        os.kill(os.getpid(), signal.SIGUSR1)  # between the runs
+        loop.run_until_complete(until(4))  # and those of the end, and of the next start
+        assert loop.remove_signal_handler(signal.SIGUSR1)
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        loop.close()
+    for host in hosts:
+        with host:
+            pass
+
+
+def test_a_signal_that_finds_the_loops_socket_full_or_closed_is_no_error():
+    class Closed:
+        def send(self, data):
+            raise OSError("closed")
+
+    class ClosingHost(QueueHost):
+        def run(self):
+            csock, loop._csock = loop._csock, Closed()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            loop._csock = csock
+            super().run()
+
+    host = ClosingHost()
+    loop = loop_factory(lambda: host)()
+    try:
+        loop.add_signal_handler(signal.SIGUSR1, print)
+        assert loop.run_until_complete(answer()) == 42
+    finally:
+        loop.close()
+        signal.set_wakeup_fd(-1)
+    with host:
+        pass

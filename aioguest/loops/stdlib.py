@@ -11,6 +11,7 @@ This is the only file that touches asyncio's private names. What it relies on:
     _check_closed(), _check_running()      yes       yes        work from outside a tick
     _csock, _write_to_self()               yes       yes        wake, signal descriptor
     _signal_handlers, _process_self_data   yes       yes        signals (Unix)
+    unix_events._sighandler_noop           yes       yes        signals (Unix)
     _asyncgen_{firstiter,finalizer}_hook   yes       yes        async generators
     _set_coroutine_origin_tracking()       yes       yes        debug mode
     _loop_self_reading(), _proactor        yes       yes        the proactor's self-pipe
@@ -30,7 +31,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging import getLogger
 from typing import Any, Callable, Iterator, Optional, Set
 
@@ -224,6 +225,7 @@ class StdlibStepper(Stepper):
         handlers = getattr(self.loop, "_signal_handlers", None)
         if handlers and self._borrowed is None and _in_main_thread():
             self._borrowed = Borrowed(self.loop._csock.fileno())
+            _relay_signals(self.loop, False)
 
     def release(self) -> None:
         loop = self.loop
@@ -232,6 +234,7 @@ class StdlibStepper(Stepper):
         if self._borrowed is not None:
             borrowed, self._borrowed = self._borrowed, None
             if _in_main_thread():
+                _relay_signals(loop, True)
                 borrowed.give_back(borrowed.fd)
             else:
                 borrowed.forget()
@@ -398,15 +401,37 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
+def _relay_signals(loop: Any, on: bool) -> None:
+    """Have the signals that `loop` handles write to it from Python, or leave it to the C code.
+
+    The C code writes to the wake-up descriptor, which others have meanwhile.
+    """
+
+    def relay(number: int, frame: Any) -> None:
+        with suppress(OSError):
+            loop._csock.send(bytes([number]))
+
+    unix_events: Any = asyncio.unix_events
+    for sig in loop._signal_handlers:
+        signal.signal(sig, relay if on else unix_events._sighandler_noop)
+        signal.siginterrupt(sig, False)
+
+
 @contextmanager
-def without_wakeup_fd(loop: Any) -> Iterator[None]:
-    """Take the wake-up descriptor from a loop that is not running, and give it back."""
-    if not getattr(loop, "_signal_handlers", None) or not _in_main_thread():
+def signals_between_runs(loop: Any) -> Iterator[None]:
+    """While a host starts, runs and ends: the wake-up descriptor is the host's to take.
+
+    For a loop that is run again and again, whose handlers live on between its runs.
+    """
+    if not hasattr(loop, "_signal_handlers") or not _in_main_thread():
         yield
         return
-    fd = signal.set_wakeup_fd(-1)
+    if loop._signal_handlers:
+        _relay_signals(loop, True)
+        signal.set_wakeup_fd(-1)
     try:
         yield
     finally:
         if loop._signal_handlers:
-            signal.set_wakeup_fd(fd)
+            signal.set_wakeup_fd(loop._csock.fileno())
+            _relay_signals(loop, False)
