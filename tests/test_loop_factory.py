@@ -5,6 +5,7 @@ import os
 import selectors
 import signal
 import sys
+import threading
 
 import pytest
 from harness import QueueHost
@@ -295,3 +296,20 @@ def test_a_signal_that_finds_the_loops_socket_full_or_closed_is_no_error():
         signal.set_wakeup_fd(-1)
     with host:
         pass
+
+
+def test_a_loop_may_be_run_in_another_thread():
+    results = []
+
+    def work():
+        with QueueHost() as host:
+            loop = loop_factory(lambda: host)()
+            try:
+                results.append(loop.run_until_complete(answer()))
+            finally:
+                loop.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert results == [42]
