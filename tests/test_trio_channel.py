@@ -296,3 +296,22 @@ async def test_nothing_is_lost_or_doubled_under_random_cancellation(seed):
     assert sorted(received) == sorted(sent)
     assert len(set(received)) == len(received)
     assert sent
+
+
+async def test_waiting_for_the_close_takes_nobodys_wake_up():
+    channel = Channel()
+    received = []
+
+    async def receive():
+        received.append(await channel.receive())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.wait_closed)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        await channel.send(1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert received == [1]
+        channel.close()
+    await channel.wait_closed()

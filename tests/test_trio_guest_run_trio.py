@@ -370,3 +370,63 @@ async def test_a_call_into_trio_is_cancelled_when_the_guest_breaks():
             await guest.run(program)
     await trio.testing.wait_all_tasks_blocked()
     assert ended == ["trio"]
+
+
+async def in_a_nursery(*also):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever)
+        nursery.start_soon(trio.sleep_forever)
+        for async_fn in also:
+            nursery.start_soon(async_fn)
+
+
+async def fails_when_cancelled():
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise ValueError("from the clean-up")
+
+
+async def nursery_values():
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever)
+        nursery.start_soon(trio.sleep_forever)
+        await trio.sleep_forever()
+        yield 1
+
+
+async def iterates_a_nursery():
+    async for _ in current_guest().iterate_trio(nursery_values()):
+        pass
+
+
+@pytest.mark.parametrize("iterates", [False, True])
+async def test_a_cancelled_trio_nursery_is_a_cancellation_in_asyncio(iterates):
+    async def program():
+        call = iterates_a_nursery() if iterates else current_guest().run_trio(in_a_nursery)
+        task = asyncio.ensure_future(call)
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(current_guest().run_trio(in_a_nursery), 0.01)
+
+    async with open_guest() as guest:
+        await guest.run(program)
+
+
+async def test_an_error_beside_trios_cancellation_comes_out_without_it():
+    async def program():
+        task = asyncio.ensure_future(current_guest().run_trio(in_a_nursery, fails_when_cancelled))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        try:
+            await task
+        except BaseException as exc:
+            return exc
+
+    async with open_guest() as guest:
+        error = await guest.run(program)
+    (inner,) = error.exceptions
+    assert repr(inner) == "ValueError('from the clean-up')"

@@ -277,3 +277,10 @@ def test_check_can_run_refuses_what_run_forever_refuses():
     loop.close()
     with pytest.raises(RuntimeError, match="closed"):
         check_can_run(loop)
+
+
+def test_a_descriptor_that_epoll_refuses_leaves_nothing_open():
+    before = os.listdir("/proc/self/fd")
+    with open(__file__) as file, pytest.raises(PermissionError):
+        _NestedEpoll(file.fileno())
+    assert len(os.listdir("/proc/self/fd")) == len(before)

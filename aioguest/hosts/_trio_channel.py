@@ -31,6 +31,7 @@ class Channel(Generic[T]):
         self._closed = False
         self._senders: Deque[Callable[[], bool]] = collections.deque()
         self._receivers: Deque[Callable[[], bool]] = collections.deque()
+        self._closers: Deque[Callable[[], bool]] = collections.deque()
 
     async def send(self, value: T) -> None:
         """Put `value` in; wait while the channel is full.
@@ -72,14 +73,14 @@ class Channel(Generic[T]):
     def close(self) -> None:
         """No more values: what is in it can still be received."""
         self._closed = True
-        for waiters in (self._senders, self._receivers):
+        for waiters in (self._senders, self._receivers, self._closers):
             while waiters:
                 waiters.popleft()()
 
     async def wait_closed(self) -> None:
         """Wait until somebody has called :meth:`close`; what arrives meanwhile stays."""
-        while not self._closed:
-            await self._park(self._receivers)
+        if not self._closed:
+            await self._park(self._closers)
 
     def __aiter__(self) -> Channel[T]:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import weakref
 from typing import (
     Any,
@@ -25,6 +26,9 @@ import trio
 from .._host import Host
 from .._run import start_guest_run
 from ._trio_channel import Channel, in_asyncio
+
+if sys.version_info < (3, 11):  # pragma: no cover
+    from exceptiongroup import BaseExceptionGroup  # Trio depends on it.
 
 T = TypeVar("T")
 
@@ -140,10 +144,11 @@ class Guest:
             nonlocal result
             try:
                 result = outcome.Value(await async_fn(*args))
-            except trio.Cancelled:
-                raise
             except BaseException as exc:
-                result = outcome.Error(exc)
+                rest = _without_cancelled(exc)
+                if rest is None:
+                    raise  # to `scope`, or to the system nursery
+                result = outcome.Error(rest)
 
         done, scope = self._spawn(work, async_fn)
         cancelled = await self._until(done, scope)
@@ -170,7 +175,7 @@ class Guest:
                     break
                 asked = False
                 yield value
-            if isinstance(pump.error, trio.Cancelled):
+            if pump.error is not None and _without_cancelled(pump.error) is None:
                 raise asyncio.CancelledError("Trio has ended") from None
             pump.check()
         finally:
@@ -305,6 +310,19 @@ def trio_runs_here() -> bool:
     return True
 
 
+def _without_cancelled(error: BaseException) -> Optional[BaseException]:
+    """What is left of `error` without Trio's Cancelled, which a nursery puts into a group."""
+    if isinstance(error, trio.Cancelled):
+        return None
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1]
+    return error
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    return isinstance(error, asyncio.CancelledError) or _without_cancelled(error) is None
+
+
 async def _call(async_fn: Any, args: Any) -> Any:
     awaitable = async_fn(*args) if callable(async_fn) else async_fn
     if not hasattr(awaitable, "__await__"):
@@ -337,11 +355,10 @@ class _Pump(Generic[T]):
                     await iterator.aclose()
         except StopAsyncIteration:
             pass
-        except (asyncio.CancelledError, trio.Cancelled) as exc:
-            self.error = exc
-            raise
         except BaseException as exc:
-            self.error = exc
+            self.error = _without_cancelled(exc) or exc
+            if _is_cancellation(self.error):
+                raise
         finally:
             self.replies.close()
 
@@ -353,5 +370,5 @@ class _Pump(Generic[T]):
 
     def check_close(self) -> None:
         """It was left early: raise what came out of its close, unless that was asked for."""
-        if not isinstance(self.error, (asyncio.CancelledError, trio.Cancelled)):
+        if self.error is not None and not _is_cancellation(self.error):
             self.check()

@@ -205,7 +205,9 @@ class StdlibStepper(Stepper):
     def block(self, timeout: Optional[float]) -> Any:
         # The kernel's readiness is level-triggered: what is found here, and thrown away,
         # is found again by the step that follows on the loop's own thread.
-        return self.loop._selector.select(timeout)
+        # (Of the class: on the instance there may be the stand-in of a tick.)
+        selector = self.loop._selector
+        return type(selector).select(selector, timeout)
 
     def wake(self) -> None:
         self.loop._write_to_self()

@@ -74,11 +74,15 @@ class _NestedEpoll(_Sleeper):
         self._pipe = os.pipe()
         try:
             self._epoll = select.epoll()
+            try:
+                self._epoll.register(fd, select.EPOLLONESHOT)
+                self._epoll.register(self._pipe[1], select.EPOLLONESHOT)
+            except BaseException:
+                self._epoll.close()
+                raise
         except BaseException:
             self._close_pipe()
             raise
-        self._epoll.register(fd, select.EPOLLONESHOT)
-        self._epoll.register(self._pipe[1], select.EPOLLONESHOT)
 
     def park(self) -> None:
         pass
