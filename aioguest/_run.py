@@ -142,7 +142,7 @@ class Run:
         self._done_callback = done_callback
         self._budget = tick_budget
         self._thread = threading.current_thread()
-        self._thread_id = threading.get_ident()
+        self._thread_ident = threading.get_ident()
         self._driver = threading.Lock()
         self._wait: Optional[Wait] = None  # until the guest is idle for the first time
         self._asyncgen_users: Optional[List[None]] = None
@@ -167,7 +167,7 @@ class Run:
 
     def tick(self) -> None:
         """Run the guest until it is idle or its budget is spent."""
-        if threading.get_ident() != self._thread_id:
+        if threading.get_ident() != self._thread_ident:
             self._refuse_thread()
             return
         if not self._driver.acquire(blocking=False):
